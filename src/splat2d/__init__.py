@@ -1,0 +1,67 @@
+"""Pictures to 2D Gaussian splats and back.
+
+The public names load on first use, so that `import splat2d` stays cheap.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from splat2d.config import FitConfig, Loss
+    from splat2d.errors import InputError
+    from splat2d.fitting import FitResult, Progress, fit, fit_steps
+    from splat2d.images import load_image, save_image
+    from splat2d.metrics import psnr, ssim
+    from splat2d.rendering import render
+    from splat2d.splats import Splats
+    from splat2d.storage import load, save
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "FitConfig": "config",
+    "FitResult": "fitting",
+    "InputError": "errors",
+    "Loss": "config",
+    "Progress": "fitting",
+    "Splats": "splats",
+    "fit": "fitting",
+    "fit_steps": "fitting",
+    "load": "storage",
+    "load_image": "images",
+    "psnr": "metrics",
+    "render": "rendering",
+    "save": "storage",
+    "save_image": "images",
+    "ssim": "metrics",
+}
+
+__all__ = [
+    "FitConfig",
+    "FitResult",
+    "InputError",
+    "Loss",
+    "Progress",
+    "Splats",
+    "fit",
+    "fit_steps",
+    "load",
+    "load_image",
+    "psnr",
+    "render",
+    "save",
+    "save_image",
+    "ssim",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'splat2d' has no attribute {name!r}")
+    return getattr(import_module(f"splat2d.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -1,0 +1,53 @@
+"""What a fit is asked to do. Free of numpy, so that the command line can show its help without loading it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from splat2d.errors import InputError
+
+Preset = Literal["fast", "balanced", "best"]
+Device = Literal["auto", "cpu", "cuda"]
+
+STEPS: dict[Preset, int] = {"fast": 500, "balanced": 1000, "best": 5000}
+
+
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """Weights of the loss l2 * MSE + l1 * MAE + ssim * (1 - SSIM)."""
+
+    l2: float = 1.0
+    l1: float = 0.0
+    ssim: float = 0.0
+
+    def __post_init__(self) -> None:
+        weights = (self.l2, self.l1, self.ssim)
+        if any(not 0 <= weight < float("inf") for weight in weights) or sum(weights) <= 0:
+            raise InputError(f"loss: weights must be >= 0 and not all 0, got l2={self.l2} l1={self.l1} ssim={self.ssim}")
+
+    @classmethod
+    def parse(cls, text: str) -> Loss:
+        """Reads "l2", "l1", "ssim" or a mix such as "0.8*l1+0.2*ssim". Raises InputError."""
+        weights = {"l2": 0.0, "l1": 0.0, "ssim": 0.0}
+        for term in text.replace(" ", "").lower().split("+"):
+            factor, _, name = term.rpartition("*")
+            try:
+                weights[name] += float(factor or 1)
+            except (KeyError, ValueError):
+                raise InputError(f'loss: cannot read "{text}"; write l2, l1, ssim or a mix such as 0.8*l1+0.2*ssim') from None
+        return cls(**weights)
+
+
+@dataclass(frozen=True, slots=True)
+class FitConfig:
+    """Everything that decides the outcome of a fit. Give splats or psnr, not both. Raises InputError."""
+
+    splats: int | None = None  # budget: this many splats
+    psnr: float | None = None  # budget: as many splats as it takes to reach this, in dB
+    preset: Preset = "balanced"
+    steps: int | None = None  # None: what the preset says
+    loss: Loss = field(default_factory=Loss)
+    seed: int = 0
+    device: Device = "auto"
+    threads: int | None = None  # None: every core; the result does not depend on it

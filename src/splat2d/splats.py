@@ -1,0 +1,56 @@
+"""Splats: a picture as a set of 2D Gaussians."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from splat2d.errors import InputError
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Splats:
+    """N splats on a canvas of width x height pixels; see docs/conventions.md for the formula.
+
+    The arrays are checked once, here, and kept as read-only float32. Raises InputError if a shape does not
+    fit or a value is not finite.
+    """
+
+    means: NDArray[np.float32]  # [N, 2] x, y in pixels; pixel (row j, column i) has its centre at (i + 0.5, j + 0.5)
+    log_cholesky: NDArray[np.float32]  # [N, 3] a, b, c of L = [[e^a, 0], [b, e^c]]; the covariance is L L^T
+    colors: NDArray[np.float32]  # [N, C] amplitude at the mean; may be negative
+    width: int  # pixels
+    height: int  # pixels
+    background: NDArray[np.float32]  # [C] the colour where no splat reaches
+
+    def __post_init__(self) -> None:
+        for name in ("means", "log_cholesky", "colors", "background"):
+            array = np.array(getattr(self, name), dtype=np.float32, order="C")
+            if not np.isfinite(array).all():
+                raise InputError(f"Splats.{name}: every value must be finite")
+            array.flags.writeable = False
+            object.__setattr__(self, name, array)
+        if self.colors.ndim != 2 or self.colors.shape[1] < 1:
+            raise InputError(f"Splats.colors: expected shape [N, C] with C >= 1, got {self.colors.shape}")
+        count, channels = self.colors.shape
+        for name, shape in (("means", (count, 2)), ("log_cholesky", (count, 3)), ("background", (channels,))):
+            if getattr(self, name).shape != shape:
+                raise InputError(f"Splats.{name}: expected shape {shape}, got {getattr(self, name).shape}")
+        for name in ("width", "height"):
+            value = int(getattr(self, name))
+            if value < 1:
+                raise InputError(f"Splats.{name}: expected at least 1 pixel, got {value}")
+            object.__setattr__(self, name, value)
+
+    def __len__(self) -> int:
+        return len(self.means)
+
+    def __repr__(self) -> str:
+        return f"Splats({len(self)} splats, {self.width}x{self.height} pixels, {self.channels} channels)"
+
+    @property
+    def channels(self) -> int:
+        """Number of colour channels C: 1 grey, 3 RGB, 4 premultiplied RGBA, any other for research."""
+        return int(self.colors.shape[1])
