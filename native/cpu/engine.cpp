@@ -1,0 +1,542 @@
+#include "engine.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <new>
+#include <numeric>
+
+#include "parallel.h"
+
+namespace splat2d {
+namespace {
+
+template <class T> const Kernels<T>& kernels();
+template <> const Kernels<float>& kernels<float>() { return instruction_set().f32; }
+template <> const Kernels<double>& kernels<double>() { return instruction_set().f64; }
+
+int team_size(int threads) { return threads > 0 ? threads : available_threads(); }
+std::ptrdiff_t share(std::ptrdiff_t count, int part, int parts) { return count * part / parts; }
+std::ptrdiff_t divide_up(std::ptrdiff_t a, std::ptrdiff_t b) { return (a + b - 1) / b; }
+
+struct TileGrid {
+  int width, height;  // pixels
+  int columns, rows;
+  TileGrid(int w, int h)
+      : width(w), height(h), columns(int(divide_up(w, kTileWidth))), rows(int(divide_up(h, kTileHeight))) {}
+  std::ptrdiff_t count() const { return std::ptrdiff_t(columns) * rows; }
+  Tile tile(std::ptrdiff_t i) const {
+    const int x = int(i % columns) * kTileWidth, y = int(i / columns) * kTileHeight;
+    return {x, y, std::min(x + kTileWidth, width), std::min(y + kTileHeight, height)};
+  }
+};
+
+// The splats of one state, made ready, and for each tile the ascending list of those that touch it.
+template <class T> struct Binned {
+  TileGrid grid;
+  T cutoff;
+  std::vector<Splat<T>> splats;
+  std::vector<std::int32_t> cursor;  // [thread][tile]: count, then where that thread's entries go
+  std::vector<std::ptrdiff_t> offset;
+  std::vector<std::int32_t> list;
+
+  Binned(int width, int height, T cutoff) : grid(width, height), cutoff(cutoff), offset(grid.count() + 1) {}
+
+  // Called by every thread of a team.
+  void bin(Team& team, int thread, Fields<const T> params, std::ptrdiff_t count) {
+    const std::ptrdiff_t tiles = grid.count();
+    team.once(thread, [&] {
+      splats.resize(count);
+      cursor.assign(tiles * team.threads(), 0);
+    });
+    const std::ptrdiff_t begin = share(count, thread, team.threads()), end = share(count, thread + 1, team.threads());
+    std::int32_t* mine = cursor.data() + tiles * thread;
+    kernels<T>().prepare(params, begin, end, cutoff, splats.data());
+    for (std::ptrdiff_t i = begin; i < end; ++i) for_tiles(splats[i], [&](std::ptrdiff_t tile) { ++mine[tile]; });
+    team.once(thread, [&] {
+      std::ptrdiff_t total = 0;
+      for (std::ptrdiff_t tile = 0; tile < tiles; ++tile) {
+        offset[tile] = total;
+        std::int32_t within = 0;
+        for (int t = 0; t < team.threads(); ++t) {
+          const std::int32_t n = cursor[tiles * t + tile];
+          cursor[tiles * t + tile] = within;
+          within += n;
+        }
+        total += within;
+      }
+      offset[tiles] = total;
+      list.resize(total);
+    });
+    for (std::ptrdiff_t i = begin; i < end; ++i)
+      for_tiles(splats[i], [&](std::ptrdiff_t tile) { list[offset[tile] + mine[tile]++] = std::int32_t(i); });
+    team.wait();
+  }
+
+  void render(Fields<const T> params, Planes<T> image, std::ptrdiff_t tile) const {
+    const Tile area = grid.tile(tile);
+    kernels<T>().render_tile(splats.data(), params, list.data() + offset[tile], offset[tile + 1] - offset[tile], cutoff,
+                             image, area);
+    // Strips write whole lines. What lies past the picture must stay 0, or gradients would count it.
+    if (area.x1 == grid.width)
+      for (int y = area.y0; y < area.y1; ++y)
+        for (int c = 0; c < image.channels; ++c)
+          for (int x = grid.width; x % kLine; ++x) image.at(y, c)[x] = 0;
+  }
+
+  template <class F> void for_tiles(const Splat<T>& s, F use) const {
+    const T left = s.mx - s.hx - T(0.5), right = s.mx + s.hx - T(0.5);
+    if (!(left <= T(grid.width - 1)) || !(right >= T(0))) return;
+    const int first = left <= T(0) ? 0 : int(left) / kTileWidth;
+    const int last = right >= T(grid.width - 1) ? grid.columns - 1 : int(right) / kTileWidth;
+    for (int column = first; column <= last; ++column) {
+      const int x = column * kTileWidth;
+      const Rows rows = rows_of_columns(s, x, std::min(x + kTileWidth, grid.width) - 1, 0, grid.height - 1);
+      if (rows.first > rows.last) continue;
+      for (int row = rows.first / kTileHeight; row <= rows.last / kTileHeight; ++row)
+        use(std::ptrdiff_t(row) * grid.columns + column);
+    }
+  }
+};
+
+template <class T> Table<T> to_table(SplatArrays<T> splats) {
+  Table<T> table(kGeometry + splats.channels);
+  table.resize(splats.count);
+  Fields<T> f = table;
+  for (std::ptrdiff_t i = 0; i < splats.count; ++i) {
+    for (int k = 0; k < 2; ++k) f[k][i] = splats.means[2 * i + k];
+    for (int k = 0; k < 3; ++k) f[2 + k][i] = splats.log_cholesky[3 * i + k];
+    for (int k = 0; k < splats.channels; ++k) f[kGeometry + k][i] = splats.colors[splats.channels * i + k];
+  }
+  return table;
+}
+
+template <class T> void from_fields(Fields<const T> f, std::ptrdiff_t count, int channels, T* means, T* log_cholesky, T* colors) {
+  for (std::ptrdiff_t i = 0; i < count; ++i) {
+    for (int k = 0; k < 2; ++k) means[2 * i + k] = f[k][i];
+    for (int k = 0; k < 3; ++k) log_cholesky[3 * i + k] = f[2 + k][i];
+    for (int k = 0; k < channels; ++k) colors[channels * i + k] = f[kGeometry + k][i];
+  }
+}
+
+// value(y, c, x) of each pixel -> planes
+template <class T, class F> void fill_planes(Planes<T> planes, int threads, F value) {
+  parallel_for(threads, planes.height, [&](std::ptrdiff_t y) {
+    for (int c = 0; c < planes.channels; ++c)
+      for (int x = 0; x < planes.width; ++x) planes.at(int(y), c)[x] = value(int(y), c, x);
+  });
+}
+
+template <class T> void from_planes(Planes<const T> planes, int threads, T* image) {
+  const std::ptrdiff_t stride = std::ptrdiff_t(planes.width) * planes.channels;
+  parallel_for(threads, planes.height, [&](std::ptrdiff_t y) {
+    for (int c = 0; c < planes.channels; ++c)
+      for (int x = 0; x < planes.width; ++x) image[y * stride + std::ptrdiff_t(x) * planes.channels + c] = planes.at(int(y), c)[x];
+  });
+}
+
+// Interleaved picture as a function for fill_planes.
+template <class T> auto interleaved(const T* image, int width, int channels) {
+  return [=](int y, int c, int x) { return image[(std::ptrdiff_t(y) * width + x) * channels + c]; };
+}
+
+// Rows per unit of SSIM work: each unit repeats 2 x kHalf rows above and below it.
+constexpr int kBand = 64;
+
+// Adds scale * d(sum of the SSIM map)/dimage to d (if it has data); the sum of the map within the margin, in row order.
+double ssim_sum(Planes<const float> residual, Planes<const float> target, Planes<float> d, int margin, float scale, int threads) {
+  const std::ptrdiff_t bands = divide_up(residual.height, kBand);
+  std::vector<double> sums(bands);
+  parallel_for(threads, bands, [&](std::ptrdiff_t band) {
+    std::vector<float> scratch(ssim_scratch(residual));
+    const int first = int(band) * kBand, last = std::min(first + kBand, residual.height) - 1;
+    sums[band] = instruction_set().loss.ssim(residual, target, d, first, last, margin, scale, scratch.data());
+  });
+  return std::accumulate(sums.begin(), sums.end(), 0.0);
+}
+
+}  // namespace
+
+std::ptrdiff_t ssim_scratch(Planes<const float> image) {
+  return std::ptrdiff_t(kWindow * (5 + 3) + 5 + 3 + 3) * (image.width + 2 * kHalf);
+}
+
+template <class T> Picture<T>::Picture(int width, int height, int channels) {
+  const std::ptrdiff_t channel = divide_up(width, kLine) * kLine;
+  std::ptrdiff_t row = channel * channels;
+  if (row / kLine % 2 == 0) row += kLine;
+  const std::size_t bytes = sizeof(T) * row * height;
+  T* p = static_cast<T*>(::operator new[](bytes, std::align_val_t(64)));
+  memory_.reset(p);
+  std::memset(p, 0, bytes);
+  planes_ = {p, row, channel, width, height, channels};
+}
+template <class T> void Picture<T>::Free::operator()(T* p) const { ::operator delete[](p, std::align_val_t(64)); }
+template class Picture<float>;
+template class Picture<double>;
+
+template <class T> void Table<T>::resize(std::ptrdiff_t count) {
+  if (count > stride_) {
+    const std::ptrdiff_t stride = divide_up(count, kLine) * kLine;
+    std::vector<T> data(stride * fields_);
+    for (int f = 0; f < fields_; ++f) std::copy_n(data_.data() + f * stride_, count_, data.data() + f * stride);
+    data_ = std::move(data);
+    stride_ = stride;
+  }
+  count_ = count;
+}
+template <class T> void Table<T>::permute(const std::vector<std::int32_t>& order) {
+  std::vector<T> sorted(order.size());
+  for (int f = 0; f < fields_; ++f) {
+    T* field = data_.data() + f * stride_;
+    for (std::size_t i = 0; i < order.size(); ++i) sorted[i] = field[order[i]];
+    std::copy(sorted.begin(), sorted.end(), field);
+  }
+}
+template class Table<float>;
+template class Table<double>;
+
+template <class T>
+void render(SplatArrays<T> arrays, const T* background, int width, int height, T cutoff, int threads, T* image) {
+  threads = team_size(threads);
+  Table<T> table = to_table(arrays);
+  Picture<T> picture(width, height, arrays.channels);
+  fill_planes(picture.planes(), threads, [&](int, int c, int) { return background[c]; });
+  Binned<T> binned(width, height, cutoff);
+  Deck tiles;
+  parallel(threads, [&](Team& team, int thread) {
+    binned.bin(team, thread, table.view(), table.count());
+    tiles.deal(binned.grid.count(), [&](std::ptrdiff_t tile) { binned.render(table.view(), picture.planes(), tile); });
+  });
+  from_planes(picture.view(), threads, image);
+}
+
+template <class T>
+void render_backward(SplatArrays<T> arrays, const T* d_image, int width, int height, T cutoff, int threads, T* d_means,
+                     T* d_log_cholesky, T* d_colors) {
+  threads = team_size(threads);
+  Table<T> table = to_table(arrays), gradients(table.fields());
+  gradients.resize(table.count());
+  Picture<T> picture(width, height, arrays.channels);
+  fill_planes(picture.planes(), threads, interleaved(d_image, width, arrays.channels));
+  std::vector<Splat<T>> splats(table.count());
+  Fields<T> out = gradients;
+  parallel_for(threads, divide_up(table.count(), kChunk), [&](std::ptrdiff_t chunk) {
+    const std::ptrdiff_t begin = chunk * kChunk, end = std::min(begin + kChunk, table.count());
+    std::vector<T> local(std::size_t(kChunk) * table.fields());
+    kernels<T>().prepare(table.view(), begin, end, cutoff, splats.data());
+    kernels<T>().gradient(splats.data(), table.view(), begin, end, cutoff, picture.view(), local.data());
+    for (int f = 0; f < table.fields(); ++f) std::copy_n(local.data() + f * kChunk, end - begin, out[f] + begin);
+  });
+  from_fields(gradients.view(), table.count(), arrays.channels, d_means, d_log_cholesky, d_colors);
+}
+
+template <class T>
+std::int64_t count_pairs(SplatArrays<T> arrays, int width, int height, T cutoff, int threads) {
+  Table<T> table = to_table(arrays);
+  std::vector<Splat<T>> splats(table.count());
+  std::atomic<std::int64_t> pairs{0};
+  parallel_for(team_size(threads), divide_up(table.count(), kChunk), [&](std::ptrdiff_t chunk) {
+    const std::ptrdiff_t begin = chunk * kChunk, end = std::min(begin + kChunk, table.count());
+    kernels<T>().prepare(table.view(), begin, end, cutoff, splats.data());
+    pairs += kernels<T>().count_pairs(splats.data(), begin, end, cutoff, width, height);
+  });
+  return pairs;
+}
+
+template void render(SplatArrays<float>, const float*, int, int, float, int, float*);
+template void render(SplatArrays<double>, const double*, int, int, double, int, double*);
+template void render_backward(SplatArrays<float>, const float*, int, int, float, int, float*, float*, float*);
+template void render_backward(SplatArrays<double>, const double*, int, int, double, int, double*, double*, double*);
+template std::int64_t count_pairs(SplatArrays<float>, int, int, float, int);
+template std::int64_t count_pairs(SplatArrays<double>, int, int, double, int);
+
+double loss_gradient(const float* image, const float* target, int width, int height, int channels, LossWeights weights,
+                     int threads, float* d_image) {
+  threads = team_size(threads);
+  Picture<float> residual(width, height, channels), reference(width, height, channels), d(width, height, channels);
+  fill_planes(reference.planes(), threads, interleaved(target, width, channels));
+  const auto a = interleaved(image, width, channels), b = interleaved(target, width, channels);
+  fill_planes(residual.planes(), threads, [&](int y, int c, int x) { return a(y, c, x) - b(y, c, x); });
+  const LossKernels& k = instruction_set().loss;
+  const TileGrid grid(width, height);
+  const double elements = double(width) * height * channels;
+  std::vector<double> sums(3 * grid.count());
+  std::memcpy(d.planes().data, residual.planes().data, sizeof(float) * residual.planes().row * height);
+  parallel_for(threads, grid.count(), [&](std::ptrdiff_t tile) {
+    k.sums(residual.view(), reference.view(), grid.tile(tile), sums.data() + 3 * tile);
+    k.pointwise(d.planes(), weights, grid.tile(tile));
+  });
+  double squares = 0, absolutes = 0, similarity = 0;
+  for (std::ptrdiff_t tile = 0; tile < grid.count(); ++tile) squares += sums[3 * tile], absolutes += sums[3 * tile + 1];
+  if (weights.ssim > 0)
+    similarity = ssim_sum(residual.view(), reference.view(), d.planes(), 0, -0.5f * weights.ssim, threads) / elements;
+  from_planes(d.view(), threads, d_image);
+  const float scale = float(2 / elements);  // pointwise() works in units of HWC/2
+  parallel_for(threads, height, [&](std::ptrdiff_t y) {
+    const std::ptrdiff_t n = std::ptrdiff_t(width) * channels;
+    for (std::ptrdiff_t i = y * n; i < (y + 1) * n; ++i) d_image[i] *= scale;
+  });
+  return weights.l2 * squares / elements + weights.l1 * absolutes / elements +
+         (weights.ssim > 0 ? weights.ssim * (1 - similarity) : 0.0);
+}
+
+double ssim(const float* image, const float* target, int width, int height, int channels, int threads) {
+  threads = team_size(threads);
+  Picture<float> residual(width, height, channels), reference(width, height, channels);
+  fill_planes(reference.planes(), threads, interleaved(target, width, channels));
+  const auto a = interleaved(image, width, channels), b = interleaved(target, width, channels);
+  fill_planes(residual.planes(), threads, [&](int y, int c, int x) { return a(y, c, x) - b(y, c, x); });
+  const int margin = width >= kWindow && height >= kWindow ? kHalf : 0;
+  const double sum = ssim_sum(residual.view(), reference.view(), {}, margin, 0, threads);
+  return sum / (double(width - 2 * margin) * (height - 2 * margin) * channels);
+}
+
+void draw(const float* weights, std::int64_t pixels, std::int64_t count, std::uint64_t seed, std::int64_t* out) {
+  double total = 0;
+  for (std::int64_t i = 0; i < pixels; ++i) total += weights[i];
+  const bool uniform = !(total > 0);
+  if (uniform) total = double(pixels);
+  const double step = total / double(count);
+  double reached = 0;
+  std::int64_t pixel = -1, last = 0;  // last: the newest pixel with any weight, so that rounding never draws one without
+  for (std::int64_t j = 0; j < count; ++j) {
+    const double threshold = (double(j) + random_unit(seed, std::uint64_t(j))) * step;
+    while (reached <= threshold && pixel + 1 < pixels) {
+      ++pixel;
+      const double weight = uniform ? 1.0 : double(weights[pixel]);
+      reached += weight;
+      if (weight > 0) last = pixel;
+    }
+    out[j] = last;
+  }
+}
+
+// ---- the fit session ----------------------------------------------------------------------------------------------
+
+Fit::Fit(const float* target, const float* background, int width, int height, int channels, FitOptions options)
+    : options_(options),
+      threads_(team_size(options.threads)),
+      background_(background, background + channels),
+      target_(width, height, channels),
+      residual_(width, height, channels),
+      params_(kGeometry + channels),
+      first_(kGeometry + channels),
+      second_(kGeometry + channels) {
+  fill_planes(target_.planes(), threads_, interleaved(target, width, channels));
+  if (options_.weights.ssim > 0) d_image_ = Picture<float>(width, height, channels);
+}
+
+void Fit::set_splats(SplatArrays<float> splats) {
+  params_ = to_table(splats);
+  first_ = second_ = Table<float>(params_.fields());
+  first_.resize(splats.count);
+  second_.resize(splats.count);
+  steps_ = 0;
+}
+
+void Fit::get_splats(float* means, float* log_cholesky, float* colors) const {
+  from_fields(params_.view(), params_.count(), target_.planes().channels, means, log_cholesky, colors);
+}
+
+double Fit::run(const float* rates, int steps) {
+  const Planes<float> residual = residual_.planes(), d_image = d_image_.planes();
+  const Planes<const float> target = target_.view();
+  const LossWeights weights = options_.weights;
+  const LossKernels& loss = instruction_set().loss;
+  const bool pure_l2 = weights.l2 == 1 && weights.l1 == 0 && weights.ssim == 0;
+  const int channels = target.channels;
+  Binned<float> binned(target.width, target.height, float(kCutoff));
+  const std::ptrdiff_t tiles = binned.grid.count(), chunks = divide_up(params_.count(), kChunk);
+  const std::ptrdiff_t bands = divide_up(target.height, kBand);
+  std::vector<double> sums(3 * tiles);
+  Deck tile_deck, band_deck, chunk_deck;
+
+  parallel(threads_, [&](Team& team, int thread) {
+    std::vector<float> local(std::size_t(kChunk) * params_.fields());
+    std::vector<float> scratch(weights.ssim > 0 ? ssim_scratch(target) : 0);
+    for (int step = 0; step < steps; ++step) {
+      binned.bin(team, thread, params_.view(), params_.count());
+      if (thread == 0) chunk_deck.reset(), band_deck.reset();
+      tile_deck.deal(tiles, [&](std::ptrdiff_t i) {
+        const Tile tile = binned.grid.tile(i);
+        loss.clear(residual, target, background_.data(), tile);
+        binned.render(params_.view(), residual, i);
+        if (step == steps - 1) loss.sums(residual_.view(), target, tile, sums.data() + 3 * i);
+        if (weights.ssim > 0) {
+          const std::size_t bytes = sizeof(float) * (tile.x1 - tile.x0);
+          for (int y = tile.y0; y < tile.y1; ++y)
+            for (int c = 0; c < channels; ++c)
+              std::memcpy(d_image.at(y, c) + tile.x0, residual.at(y, c) + tile.x0, bytes);
+          loss.pointwise(d_image, weights, tile);
+        } else if (!pure_l2) {
+          loss.pointwise(residual, weights, tile);
+        }
+      });
+      team.wait();
+      if (weights.ssim > 0) {
+        band_deck.deal(bands, [&](std::ptrdiff_t band) {
+          const int first = int(band) * kBand, last = std::min(first + kBand, target.height) - 1;
+          loss.ssim(residual_.view(), target, d_image, first, last, 0, -0.5f * weights.ssim, scratch.data());
+        });
+        team.wait();
+      }
+      if (thread == 0) tile_deck.reset();
+      const double t = double(steps_ + step + 1);
+      AdamStep adam;
+      for (int group = 0; group < 4; ++group) adam.rate[group] = options_.rates[group] * rates[step];
+      adam.beta1 = options_.beta1, adam.beta2 = options_.beta2;
+      adam.correction1 = float(1 / (1 - std::pow(double(options_.beta1), t)));
+      adam.correction2 = float(1 / (1 - std::pow(double(options_.beta2), t)));
+      adam.log_min = options_.log_min, adam.log_max = options_.log_max;
+      const Planes<const float> d = weights.ssim > 0 ? d_image_.view() : residual_.view();
+      chunk_deck.deal(chunks, [&](std::ptrdiff_t chunk) {
+        const std::ptrdiff_t begin = chunk * kChunk, end = std::min(begin + kChunk, params_.count());
+        kernels<float>().gradient(binned.splats.data(), params_.view(), begin, end, binned.cutoff, d, local.data());
+        kernels<float>().adam(params_, first_, second_, local.data(), begin, end, channels, adam);
+      });
+      team.wait();
+    }
+  });
+  steps_ += steps;
+  double squares = 0;
+  for (std::ptrdiff_t tile = 0; tile < tiles; ++tile) squares += sums[3 * tile];
+  return squares;
+}
+
+void Fit::render_residual() {
+  const Planes<float> residual = residual_.planes();
+  Binned<float> binned(residual.width, residual.height, float(kCutoff));
+  Deck tiles;
+  parallel(threads_, [&](Team& team, int thread) {
+    binned.bin(team, thread, params_.view(), params_.count());
+    tiles.deal(binned.grid.count(), [&](std::ptrdiff_t tile) {
+      instruction_set().loss.clear(residual, target_.view(), background_.data(), binned.grid.tile(tile));
+      binned.render(params_.view(), residual, tile);
+    });
+  });
+}
+
+Evaluation Fit::evaluate() {
+  render_residual();
+  const Planes<const float> residual = residual_.view(), target = target_.view();
+  const TileGrid grid(residual.width, residual.height);
+  std::vector<double> sums(3 * grid.count());
+  parallel_for(threads_, grid.count(), [&](std::ptrdiff_t tile) {
+    instruction_set().loss.sums(residual, target, grid.tile(tile), sums.data() + 3 * tile);
+  });
+  Evaluation e{0, 0, 0, 0};
+  for (std::ptrdiff_t tile = 0; tile < grid.count(); ++tile) {
+    e.squares += sums[3 * tile];
+    e.absolutes += sums[3 * tile + 1];
+    e.clamped += sums[3 * tile + 2];
+  }
+  if (options_.weights.ssim > 0)
+    e.ssim = ssim_sum(residual, target, {}, 0, 0, threads_) / (double(target.width) * target.height * target.channels);
+  return e;
+}
+
+// Squared error over channels, blurred by a 5x5 box, divided by its mean, to the power. [height * width]
+std::vector<float> Fit::error_map(float power) {
+  constexpr int reach = 2;
+  const Planes<const float> residual = residual_.view();
+  const int width = residual.width, height = residual.height;
+  std::vector<float> squares(std::size_t(width) * height), map(squares.size());
+  parallel_for(threads_, height, [&](std::ptrdiff_t y) {
+    float* out = squares.data() + y * width;
+    for (int c = 0; c < residual.channels; ++c) {
+      const float* r = residual.at(int(y), c);
+      for (int x = 0; x < width; ++x) out[x] += r[x] * r[x];
+    }
+  });
+  const double mean = std::accumulate(squares.begin(), squares.end(), 0.0) / double(squares.size());
+  if (!(mean > 0)) return map;
+  const float scale = float(1 / (25 * mean));
+  parallel_for(threads_, height, [&](std::ptrdiff_t row) {
+    const int y = int(row);
+    std::vector<float> column(width + 2 * reach);
+    for (int z = std::max(0, y - reach); z <= std::min(height - 1, y + reach); ++z)
+      for (int x = 0; x < width; ++x) column[reach + x] += squares[std::size_t(z) * width + x];
+    float* out = map.data() + std::size_t(y) * width;
+    for (int x = 0; x < width; ++x) {
+      float s = 0;
+      for (int k = 0; k <= 2 * reach; ++k) s += column[x + k];
+      s *= scale;
+      out[x] = power == 1 ? s : power == 2 ? s * s : power == 3 ? s * s * s : std::pow(s, power);
+    }
+  });
+  return map;
+}
+
+void Fit::place(const std::vector<std::int32_t>& indices, float power, float sigma, std::uint64_t seed) {
+  const std::int64_t count = std::int64_t(indices.size()), width = target_.planes().width;
+  std::vector<std::int64_t> pixels(indices.size());
+  render_residual();
+  const std::vector<float> map = error_map(power);
+  draw(map.data(), std::int64_t(map.size()), count, seed, pixels.data());
+  Fields<float> p = params_, m = first_, v = second_;
+  for (std::int64_t j = 0; j < count; ++j) {
+    const std::int32_t i = indices[j];
+    const int x = int(pixels[j] % width), y = int(pixels[j] / width);
+    for (int f = 0; f < params_.fields(); ++f) m[f][i] = v[f][i] = 0;
+    p[0][i] = float(x + random_unit(seed, std::uint64_t(count + 2 * j)));
+    p[1][i] = float(y + random_unit(seed, std::uint64_t(count + 2 * j + 1)));
+    p[2][i] = p[4][i] = std::log(sigma);
+    p[3][i] = 0;
+    // Half of what is missing: neighbours drawn in the same place share the rest.
+    for (int c = 0; c < channels(); ++c) p[kGeometry + c][i] = -0.5f * residual_.planes().at(y, c)[x];
+  }
+}
+
+void Fit::grow(std::int64_t added, float power, float sigma, std::uint64_t seed) {
+  const std::ptrdiff_t before = count();
+  std::vector<std::int32_t> indices(added);
+  std::iota(indices.begin(), indices.end(), std::int32_t(before));
+  for (Table<float>* table : {&params_, &first_, &second_}) table->resize(before + added);
+  // Not drawn yet: until place() has set them they must add nothing to the residual.
+  Fields<float> p = params_;
+  for (int f = 0; f < params_.fields(); ++f) std::fill_n(p[f] + before, added, 0.0f);
+  place(indices, power, sigma, seed);
+}
+
+void Fit::relocate(std::int64_t moved, float power, float sigma, std::uint64_t seed) {
+  const Fields<const float> p = params_.view();
+  std::vector<float> energy(count());
+  for (std::ptrdiff_t i = 0; i < count(); ++i) {
+    float color = 0;
+    for (int c = 0; c < channels(); ++c) color += p[kGeometry + c][i] * p[kGeometry + c][i];
+    energy[i] = color * std::exp(p[2][i] + p[4][i]);
+  }
+  std::vector<std::int32_t> order(count());
+  std::iota(order.begin(), order.end(), 0);
+  const auto weaker = [&](std::int32_t a, std::int32_t b) { return energy[a] != energy[b] ? energy[a] < energy[b] : a < b; };
+  std::nth_element(order.begin(), order.begin() + moved, order.end(), weaker);
+  order.resize(moved);
+  std::sort(order.begin(), order.end());
+  Fields<float> q = params_;
+  for (int c = 0; c < channels(); ++c)
+    for (std::int32_t i : order) q[kGeometry + c][i] = 0;  // what they drew counts as missing
+  place(order, power, sigma, seed);
+}
+
+void Fit::sort() {
+  const auto spread = [](std::uint32_t v) {  // 16 bits to every second bit
+    v = (v | (v << 8)) & 0x00FF00FFu;
+    v = (v | (v << 4)) & 0x0F0F0F0Fu;
+    v = (v | (v << 2)) & 0x33333333u;
+    return (v | (v << 1)) & 0x55555555u;
+  };
+  const Fields<const float> p = params_.view();
+  const float scale = 65535.0f / float(std::max(target_.planes().width, target_.planes().height));
+  std::vector<std::uint32_t> key(count());
+  for (std::ptrdiff_t i = 0; i < count(); ++i) {
+    const auto cell = [&](float x) { return std::uint32_t(clamp(x * scale, 0.0f, 65535.0f)); };
+    key[i] = spread(cell(p[0][i])) | spread(cell(p[1][i])) << 1;
+  }
+  std::vector<std::int32_t> order(count());
+  std::iota(order.begin(), order.end(), 0);
+  std::stable_sort(order.begin(), order.end(), [&](std::int32_t a, std::int32_t b) { return key[a] < key[b]; });
+  for (Table<float>* table : {&params_, &first_, &second_}) table->permute(order);
+}
+
+}  // namespace splat2d
