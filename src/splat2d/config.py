@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args
 
 from splat2d.errors import InputError
 
@@ -24,7 +24,8 @@ class Loss:
     def __post_init__(self) -> None:
         weights = (self.l2, self.l1, self.ssim)
         if any(not 0 <= weight < float("inf") for weight in weights) or sum(weights) <= 0:
-            raise InputError(f"loss: weights must be >= 0 and not all 0, got l2={self.l2} l1={self.l1} ssim={self.ssim}")
+            got = f"l2={self.l2} l1={self.l1} ssim={self.ssim}"
+            raise InputError(f"loss: weights must be finite, >= 0 and not all 0, got {got}")
 
     @classmethod
     def parse(cls, text: str) -> Loss:
@@ -35,13 +36,17 @@ class Loss:
             try:
                 weights[name] += float(factor or 1)
             except (KeyError, ValueError):
-                raise InputError(f'loss: cannot read "{text}"; write l2, l1, ssim or a mix such as 0.8*l1+0.2*ssim') from None
+                advice = "write l2, l1, ssim or a mix such as 0.8*l1+0.2*ssim"
+                raise InputError(f'loss: cannot read "{text}"; {advice}') from None
         return cls(**weights)
 
 
 @dataclass(frozen=True, slots=True)
 class FitConfig:
-    """Everything that decides the outcome of a fit. Give splats or psnr, not both. Raises InputError."""
+    """Everything that decides the outcome of a fit. Raises InputError.
+
+    Give splats or psnr, not both; with neither, the fit chooses a count that suits the picture.
+    """
 
     splats: int | None = None  # budget: this many splats
     psnr: float | None = None  # budget: as many splats as it takes to reach this, in dB
@@ -51,3 +56,18 @@ class FitConfig:
     seed: int = 0
     device: Device = "auto"
     threads: int | None = None  # None: every core; the result does not depend on it
+
+    def __post_init__(self) -> None:
+        if self.splats is not None and self.psnr is not None:
+            raise InputError("two budgets given, splats and psnr; give one")
+        for name in ("splats", "steps", "threads"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise InputError(f"{name}: must be at least 1, got {value}")
+        if self.psnr is not None and not 0 < self.psnr < float("inf"):
+            raise InputError(f"psnr: must be a finite number of dB above 0, got {self.psnr}")
+        if self.seed < 0:
+            raise InputError(f"seed: must be 0 or more, got {self.seed}")
+        for name, known in (("preset", get_args(Preset)), ("device", get_args(Device))):
+            if getattr(self, name) not in known:
+                raise InputError(f'{name}: "{getattr(self, name)}" is unknown; choose from {", ".join(known)}')
