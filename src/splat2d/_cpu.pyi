@@ -1,0 +1,63 @@
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+F32 = NDArray[np.float32]
+F64 = NDArray[np.float64]
+F = TypeVar("F", F32, F64)
+
+CUTOFF: float
+
+def render(
+    means: F,
+    log_cholesky: F,
+    colors: F,
+    background: F,
+    height: int,
+    width: int,
+    *,
+    cutoff: float = ...,
+    threads: int = 0,
+) -> F: ...
+def render_backward(
+    means: F, log_cholesky: F, colors: F, d_image: F, *, cutoff: float = ..., threads: int = 0
+) -> tuple[F, F, F]: ...
+def count_pairs(
+    means: F, log_cholesky: F, height: int, width: int, *, cutoff: float = ..., threads: int = 0
+) -> int: ...
+def loss_gradient(
+    image: F32, target: F32, *, l2: float = 1.0, l1: float = 0.0, ssim: float = 0.0, threads: int = 0
+) -> tuple[float, F32]: ...
+def ssim(image: F32, target: F32, *, threads: int = 0) -> float: ...
+def draw(weights: F32, count: int, seed: int) -> NDArray[np.int64]: ...
+def instruction_sets() -> list[str]: ...
+def instruction_set() -> str: ...
+def use_instruction_set(name: str) -> None: ...
+def available_threads() -> int: ...
+
+class Fit:
+    def __init__(
+        self,
+        target: F32,
+        background: F32,
+        *,
+        l2: float,
+        l1: float,
+        ssim: float,
+        rates: list[float],
+        beta1: float,
+        beta2: float,
+        log_min: float,
+        log_max: float,
+        threads: int = 0,
+    ) -> None: ...
+    @property
+    def count(self) -> int: ...
+    def set_splats(self, means: F32, log_cholesky: F32, colors: F32) -> None: ...
+    def get_splats(self) -> tuple[F32, F32, F32]: ...
+    def run(self, rates: F32) -> float: ...
+    def evaluate(self) -> tuple[float, float, float, float]: ...
+    def grow(self, added: int, power: float, sigma: float, seed: int) -> None: ...
+    def relocate(self, moved: int, power: float, sigma: float, seed: int) -> None: ...
+    def sort(self) -> None: ...

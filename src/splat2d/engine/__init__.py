@@ -1,0 +1,97 @@
+"""The engines: one step of a fit on a CPU or a GPU, behind one interface."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from splat2d.config import Device, Loss
+from splat2d.errors import InputError
+
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Optimizer:
+    """Adam's settings, a learning rate per group of parameters (Kingma and Ba 2015)."""
+
+    mean_rate: float = 0.5  # pixels per step
+    diagonal_rate: float = 0.05  # of a and c
+    shear_rate: float = 0.1  # of b, pixels per step
+    color_rate: float = 0.01
+    beta1: float = 0.9
+    beta2: float = 0.99
+    log_min: float = -1.2  # floor of a and c: e^-1.2 = 0.3 pixels
+    log_max: float = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """How far a state is from its picture."""
+
+    squared: float  # mean squared error
+    clamped: float  # the same after a clamp of the render to [0, 1]
+    loss: float
+
+
+class Session(Protocol):
+    """One picture being fitted; splats and optimiser state live on the device."""
+
+    @property
+    def count(self) -> int: ...
+
+    def set_splats(self, means: Floats, log_cholesky: Floats, colors: Floats) -> None:
+        """Replaces the splats and clears the optimiser state."""
+
+    def get_splats(self) -> tuple[Floats, Floats, Floats]:
+        """means [N, 2], log_cholesky [N, 3], colors [N, C]"""
+
+    def run(self, rates: Floats) -> float:
+        """One step per entry, which multiplies the learning rates; the mean squared error before the last update."""
+
+    def evaluate(self) -> Evaluation:
+        """Renders the present state and compares."""
+
+    def grow(self, added: int, power: float, sigma: float, seed: int) -> None:
+        """Adds splats of sigma pixels, drawn by blurred squared error ** power, coloured from the residual."""
+
+    def relocate(self, moved: int, power: float, sigma: float, seed: int) -> None:
+        """Moves the splats that contribute least to where grow() would add some; clears their optimiser state."""
+
+    def sort(self) -> None:
+        """Brings neighbours in the picture together in memory."""
+
+
+class Engine(Protocol):
+    """A device that renders and fits."""
+
+    name: str
+
+    def render(
+        self,
+        means: Floats,
+        log_cholesky: Floats,
+        colors: Floats,
+        background: Floats,
+        height: int,
+        width: int,
+        threads: int | None,
+    ) -> Floats:
+        """Sum of the splats over the background. [height, width, C]"""
+
+    def start(
+        self, image: Floats, background: Floats, loss: Loss, optimizer: Optimizer, threads: int | None
+    ) -> Session:
+        """A session for image [H, W, C] over background [C], without splats yet."""
+
+
+def engine(device: Device = "auto") -> Engine:
+    """The engine for a device; auto takes the best one that works here. Raises InputError."""
+    if device == "cuda":
+        raise InputError("device: this version of splat2d has no CUDA engine yet; use --device cpu")
+    from splat2d.engine.cpu import CpuEngine
+
+    return CpuEngine()

@@ -1,0 +1,313 @@
+"""Fitting: a picture becomes splats.
+
+fit_steps() is the driver: it decides when to step, grow, relocate and stop, and yields after every block of steps.
+Everything that touches pixels or splats happens in an engine session (splat2d.engine).
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+
+from splat2d.config import Device, FitConfig, Loss, Preset
+from splat2d.engine import Evaluation, Optimizer, Session, engine
+from splat2d.errors import InputError
+from splat2d.seeding import SIZE, initial_splats
+from splat2d.splats import Splats
+
+Floats = NDArray[np.float32]
+
+PIXELS_PER_SPLAT = 40  # of a fit without a budget: 10,000 splats for a picture of 768 x 512
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """When a preset grows and relocates; times are fractions of the steps. Measured in docs/decisions.md."""
+
+    steps: int
+    start: float  # share of the budget that the fit begins with
+    growths: int
+    growth_end: float
+    relocations: int
+    relocated: float  # share of the splats that one relocation moves
+    relocation_end: float
+
+
+RECIPES: dict[Preset, Recipe] = {
+    "fast": Recipe(500, 0.1, 8, 0.45, 10, 0.03, 0.85),
+    "balanced": Recipe(1000, 0.1, 8, 0.45, 10, 0.03, 0.85),
+    "best": Recipe(5000, 0.1, 12, 0.45, 40, 0.02, 0.85),
+}
+
+RATE_CONSTANT = 0.5  # share of the steps before the learning rates fall along a cosine
+RATE_FINAL = 0.02  # of the learning rates, at the last step
+NEW_SIZE = 0.5  # standard deviation of a grown splat, per mean distance of splats and SIZE
+NEW_SIZE_LEAST = 1.0  # pixels
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """The state after a block of steps."""
+
+    step: int  # steps done
+    steps: int  # steps planned
+    count: int  # splats in this state
+    psnr: float  # dB of this state
+    seconds: float  # since the start
+    splats: Splats
+    best: bool  # no earlier state with the full budget was better; always so for the last event
+
+
+@dataclass(frozen=True, slots=True)
+class FitResult:
+    """What a fit came to."""
+
+    splats: Splats
+    psnr: float  # dB
+    steps: int
+    seconds: float
+    history: tuple[tuple[int, int, float], ...]  # (step, splats, PSNR in dB) after each block
+
+
+def fit(
+    image: Floats,
+    *,
+    splats: int | None = None,
+    psnr: float | None = None,
+    preset: Preset = "balanced",
+    steps: int | None = None,
+    loss: str | Loss = "l2",
+    seed: int = 0,
+    device: Device = "auto",
+    threads: int | None = None,
+) -> FitResult:
+    """Fits splats to image, float [H, W, C].
+
+    Give one budget: splats, or psnr in dB for as many splats as that takes. Without one it takes a splat per 40 pixels.
+    The result depends on the seed and the device, not on the number of threads. Raises InputError.
+    """
+    config = FitConfig(
+        splats=splats,
+        psnr=psnr,
+        preset=preset,
+        steps=steps,
+        loss=Loss.parse(loss) if isinstance(loss, str) else loss,
+        seed=seed,
+        device=device,
+        threads=threads,
+    )
+    history = []
+    for progress in fit_steps(image, config):
+        history.append((progress.step, progress.count, progress.psnr))
+    return FitResult(progress.splats, progress.psnr, progress.step, progress.seconds, tuple(history))
+
+
+def fit_steps(image: Floats, config: FitConfig) -> Iterator[Progress]:
+    """Fits image, float [H, W, C], and yields after every block of steps.
+
+    The caller may stop at any time; the last event of a complete run holds the best state. Raises InputError.
+    """
+    run = _Run(_checked(image), config)
+    recipe = RECIPES[config.preset]
+    steps = config.steps or recipe.steps
+    if config.psnr is None:
+        pixels = run.width * run.height
+        count = config.splats or max(1, round(pixels / PIXELS_PER_SPLAT))
+        yield from _fit_count(run, recipe, steps, count)
+    else:
+        yield from _fit_psnr(run, recipe, steps, config.psnr)
+    yield run.final()
+
+
+def _checked(image: Floats) -> Floats:
+    if not isinstance(image, np.ndarray) or image.ndim != 3 or not np.issubdtype(image.dtype, np.floating):
+        what = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
+        raise InputError(f"fit: expected a float array [height, width, channels] with values in 0..1, got {what}")
+    if image.size == 0:
+        raise InputError(f"fit: the picture has no pixels (shape {image.shape})")
+    image = np.ascontiguousarray(image, dtype=np.float32)
+    if not math.isfinite(float(image.sum(dtype=np.float64))):
+        raise InputError("fit: the picture has NaN or infinite pixels; replace them, for instance by numpy.nan_to_num")
+    return image
+
+
+class _Run:
+    """A session with its clock and the best state so far."""
+
+    def __init__(self, image: Floats, config: FitConfig) -> None:
+        self.height, self.width, self.channels = image.shape
+        self.seed = config.seed
+        self.started = time.perf_counter()
+        low, high = float(image.min()), float(image.max())
+        # Pictures beyond [0, 1] are fitted at a peak of 1, where the learning rates fit, and scaled back.
+        self.standard = low >= 0 and high <= 1
+        self.peak = 1.0 if self.standard else max(abs(low), abs(high))
+        self.image = image if self.standard else image / np.float32(self.peak)
+        self.background = self.image.mean((0, 1), dtype=np.float64).astype(np.float32)
+        self.session: Session = engine(config.device).start(
+            self.image, self.background, config.loss, Optimizer(), config.threads
+        )
+        self.step = 0
+        self.planned = 0
+        # Blocks end at fixed steps, so that what is evaluated, and kept as best, does not depend on the machine.
+        self.block = int(np.clip(2e8 / image.size, 10, 50))
+        self.best: Progress | None = None
+        self.best_loss = math.inf
+
+    def seed_splats(self, count: int, sigma: float) -> None:
+        self.session.set_splats(*initial_splats(self.image, self.background, count, sigma, self.seed))
+        self.session.sort()
+
+    def advance(self, rates: Floats, full: bool) -> Iterator[Progress]:
+        """Runs the steps in blocks. full: the budget is spent, so these states compete for the best."""
+        for first in range(0, len(rates), self.block):
+            block = rates[first : first + self.block]
+            self.session.run(block)
+            self.step += len(block)
+            yield self.report(full)
+
+    def report(self, full: bool) -> Progress:
+        evaluation = self.session.evaluate()
+        best = full and evaluation.loss < self.best_loss
+        progress = Progress(
+            step=self.step,
+            steps=self.planned,
+            count=self.session.count,
+            psnr=self.psnr(evaluation),
+            seconds=time.perf_counter() - self.started,
+            splats=self.splats(),
+            best=best,
+        )
+        if best:
+            self.best, self.best_loss = progress, evaluation.loss
+        return progress
+
+    def final(self) -> Progress:
+        assert self.best is not None  # every run ends with steps at the full budget
+        seconds = time.perf_counter() - self.started
+        return Progress(self.step, self.step, self.best.count, self.best.psnr, seconds, self.best.splats, True)
+
+    def psnr(self, evaluation: Evaluation) -> float:
+        error = evaluation.clamped if self.standard else evaluation.squared
+        return -10 * math.log10(error) if error > 0 else math.inf
+
+    def splats(self) -> Splats:
+        means, log_cholesky, colors = self.session.get_splats()
+        scale = np.float32(self.peak)
+        return Splats(means, log_cholesky, colors * scale, self.width, self.height, self.background * scale)
+
+    def grow(self, count: int, power: float, sigma: float) -> None:
+        self.session.grow(count - self.session.count, power, sigma, self.event_seed())
+        self.session.sort()
+
+    def relocate(self, share: float, power: float, sigma: float) -> None:
+        self.session.relocate(int(share * self.session.count), power, sigma, self.event_seed())
+        self.session.sort()
+
+    def event_seed(self) -> int:
+        return self.seed * 1_000_003 + self.step
+
+
+def spacing(run: _Run, count: int) -> float:
+    """Mean distance of count splats, pixels."""
+    return math.sqrt(run.width * run.height / count)
+
+
+def cosine_rates(steps: int) -> Floats:
+    """Multipliers of the learning rates: 1, then a cosine down to RATE_FINAL. [steps]"""
+    fraction = np.clip((np.arange(steps) / steps - RATE_CONSTANT) / (1 - RATE_CONSTANT), 0, 1)
+    return (RATE_FINAL + (1 - RATE_FINAL) * 0.5 * (1 + np.cos(np.pi * fraction))).astype(np.float32)
+
+
+def draw_power(pixels_per_splat: float) -> float:
+    """How sharply new splats prefer the largest errors: cubed when splats are scarce, less so when they lie dense."""
+    return float(np.clip(1 + (math.log2(pixels_per_splat) - 2.5), 1, 3))
+
+
+def _fit_count(run: _Run, recipe: Recipe, steps: int, count: int) -> Iterator[Progress]:
+    run.planned = steps
+    sigma = SIZE * spacing(run, count)
+    new_sigma = max(NEW_SIZE_LEAST, NEW_SIZE * sigma)
+    power = draw_power(run.width * run.height / count)
+    rates = cosine_rates(steps)
+
+    start = max(1, round(recipe.start * count))
+    targets: dict[int, int] = {}  # step -> splats from there on
+    for k in range(1, recipe.growths + 1):
+        targets[round(k / recipe.growths * recipe.growth_end * steps)] = start + (count - start) * k // recipe.growths
+    window = recipe.relocation_end - recipe.growth_end
+    relocations = {
+        round((recipe.growth_end + window * k / recipe.relocations) * steps) for k in range(1, recipe.relocations + 1)
+    }
+    events = sorted({step for step in targets.keys() | relocations if step < steps})
+
+    run.seed_splats(start, sigma)
+    for event in events:
+        yield from run.advance(rates[run.step : event], full=run.session.count == count)
+        if event in targets:
+            run.grow(targets[event], power, new_sigma)
+        else:
+            run.relocate(recipe.relocated, power, new_sigma)
+    if run.session.count < count:  # too few steps for any growth
+        run.grow(count, power, new_sigma)
+    yield from run.advance(rates[run.step :], full=True)
+
+
+GROWTH_FACTOR = 1.3  # of one growth on the way to a PSNR
+ANNEAL_GAIN = 1.5  # dB that relocation and falling learning rates bring at a fixed count
+DB_PER_DOUBLING = 3.5  # of PSNR, for twice the splats
+REWARM = 0.5  # of the learning rates, when a finished fit turns out to need more splats
+
+
+def _fit_psnr(run: _Run, recipe: Recipe, steps: int, target: float) -> Iterator[Progress]:
+    limit = run.width * run.height
+    interval = max(1, steps // 20)
+    anneal = max(1, steps // 2)
+
+    def grow(count: int) -> None:
+        count = min(max(count, run.session.count + 1), limit)
+        sigma = SIZE * spacing(run, count)
+        run.grow(count, draw_power(limit / count), max(NEW_SIZE_LEAST, NEW_SIZE * sigma))
+
+    count = max(1, limit // 2000)
+    run.planned = interval + anneal
+    run.seed_splats(count, SIZE * spacing(run, count))
+    while True:
+        reached = 0.0
+        for progress in run.advance(np.ones(interval, np.float32), full=False):
+            reached = progress.psnr
+            yield progress
+        if reached >= target - ANNEAL_GAIN or run.session.count == limit:
+            break
+        run.planned += interval
+        grow(math.ceil(GROWTH_FACTOR * run.session.count))
+    warmth = 1.0
+    while True:
+        run.best_loss = math.inf  # states with fewer splats no longer compete
+        yield from _anneal(run, recipe, warmth * cosine_rates(anneal))
+        assert run.best is not None
+        missing = target - run.best.psnr
+        if missing <= 0 or run.session.count == limit:
+            return
+        run.planned += anneal
+        warmth = REWARM
+        grow(math.ceil(run.session.count * 2 ** (missing / DB_PER_DOUBLING)))
+
+
+def _anneal(run: _Run, recipe: Recipe, rates: Floats) -> Iterator[Progress]:
+    """Relocates during the first half of the steps, at a fixed count."""
+    count = run.session.count
+    power = draw_power(run.width * run.height / count)
+    sigma = max(NEW_SIZE_LEAST, NEW_SIZE * SIZE * spacing(run, count))
+    bounds = [round(len(rates) / 2 * k / recipe.relocations) for k in range(recipe.relocations + 1)]
+    for first, last in pairwise(bounds):
+        if last > first:
+            yield from run.advance(rates[first:last], full=True)
+            run.relocate(recipe.relocated, power, sigma)
+    yield from run.advance(rates[bounds[-1] :], full=True)
