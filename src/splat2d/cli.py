@@ -1,0 +1,517 @@
+"""The command line: parsing, progress and printing. What the commands do lives in the other modules.
+
+Results go to stdout, everything else to stderr. Nothing heavier than tyro is imported before a command runs, so
+that help comes at once.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from math import isfinite
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from tyro.conf import FlagCreatePairsOff, Positional, UseAppendAction, arg
+from tyro.extras import subcommand_cli_from_dict
+
+from splat2d import __version__
+from splat2d.config import Device, FitConfig, Loss, Preset
+from splat2d.errors import InputError
+
+if TYPE_CHECKING:
+    from splat2d.fitting import Progress
+
+OK, USER_ERROR, INTERRUPTED = 0, 1, 130  # tyro exits with 2 where the command line itself cannot be understood
+
+DESCRIPTION = """Pictures to 2D Gaussian splats and back.
+
+Results go to stdout, progress and errors to stderr. Exit codes: 0 done, 1 an error that one line on stderr explains,
+2 wrong usage, 130 interrupted by Ctrl-C. NO_COLOR is honoured. splat2d --version prints the version."""
+
+Count = Annotated[int | None, arg(metavar="N", help_behavior_hint="")]
+Outputs = Annotated[
+    tuple[Path, ...], UseAppendAction, arg(name="output", aliases=["-o"], metavar="FILE", help_behavior_hint="")
+]
+Threads = Annotated[
+    int | None,
+    arg(metavar="N", help="CPU threads, every core unless given. The result is the same.", help_behavior_hint=""),
+]
+OnDevice = Annotated[Device, arg(help="Where to compute; auto takes a GPU if there is one it can use.")]
+Json = Annotated[bool, arg(help_behavior_hint="")]
+Quiet = Annotated[bool, arg(help="Show no progress.", help_behavior_hint="")]
+
+
+@dataclass(frozen=True)
+class Fit:
+    """Fit splats to a picture.
+
+    Give a budget with --splats or --psnr, or neither: then the number of splats follows from the size of the picture.
+    Ctrl-C writes the best result so far and exits with 130; a second Ctrl-C gives up.
+    """
+
+    photo: Positional[Annotated[Path, arg(metavar="PHOTO", help_behavior_hint="")]]
+    """The picture to fit. It is never overwritten."""
+    outputs: Outputs = ()
+    """Where to write; repeatable. The suffix decides: .npz takes the splats, .png, .jpg and other pictures take what
+    the splats show. Unless given: PHOTO with the suffix .npz."""
+    splats: Count = None
+    """Budget: this many splats."""
+    psnr: Annotated[float | None, arg(metavar="DB", help_behavior_hint="")] = None
+    """Budget: as many splats as it takes to come this close to the picture, in dB."""
+    preset: Preset = "balanced"
+    """How much time to spend."""
+    steps: Count = None
+    """Number of steps, instead of what the preset says."""
+    loss: Annotated[str, arg(metavar="LOSS")] = "l2"
+    """What to minimise: l2, l1, ssim or a mix such as 0.8*l1+0.2*ssim."""
+    seed: Annotated[int, arg(metavar="N")] = 0
+    """Seed of the random start. The same seed gives the same bytes."""
+    device: OnDevice = "auto"
+    threads: Threads = None
+    json: Json = False
+    """Print one JSON object instead of text: splats, width, height, channels, psnr (dB, null where infinite), ssim,
+    bytes and bpp (bits per pixel) of the splat file (null without one), steps, seconds, interrupted, outputs (path and
+    bytes of each), next (a command to try)."""
+    quiet: Quiet = False
+
+
+@dataclass(frozen=True)
+class Render:
+    """Draw splats as a picture of any size."""
+
+    file: Positional[Annotated[Path, arg(metavar="FILE", help_behavior_hint="")]]
+    """The splats."""
+    outputs: Outputs = ()
+    """Where to write; repeatable. The suffix decides the picture's format."""
+    width: Count = None
+    """Width of the result in pixels; the height follows."""
+    height: Count = None
+    """Height of the result in pixels; the width follows."""
+    scale: Annotated[float | None, arg(metavar="S", help_behavior_hint="")] = None
+    """Size of the result relative to the canvas."""
+    crop: Annotated[tuple[float, float, float, float] | None, arg(metavar="X Y W H", help_behavior_hint="")] = None
+    """Part of the canvas to draw, in canvas pixels. It is cut first; the size above is that of this part."""
+    device: OnDevice = "auto"
+    threads: Threads = None
+
+
+@dataclass(frozen=True)
+class Info:
+    """Describe a file of splats or a picture."""
+
+    file: Positional[Annotated[Path, arg(metavar="FILE", help_behavior_hint="")]]
+    """Splats or a picture."""
+    json: Json = False
+    """Print one JSON object instead of text: kind (splats or picture), width, height, channels, bytes, bpp (bits per
+    pixel); for splats also splats, background, long_axis and short_axis (standard deviations in pixels: minimum,
+    quartiles, maximum), amplitude (smallest, largest), outside (splats centred off the canvas); for pictures also range
+    (smallest, largest) and mean (of each channel)."""
+
+
+@dataclass(frozen=True)
+class Compare:
+    """Measure how close splats, or another picture, come to a photo."""
+
+    photo: Positional[Annotated[Path, arg(metavar="PHOTO", help_behavior_hint="")]]
+    """The original."""
+    file: Positional[Annotated[Path, arg(metavar="FILE", help_behavior_hint="")]]
+    """Splats, drawn at the size of their canvas, or a picture."""
+    device: OnDevice = "auto"
+    threads: Threads = None
+    json: Json = False
+    """Print one JSON object instead of text: width, height, psnr (dB, null where infinite), ssim, max_error (largest
+    difference of a value), worst (the tile of the lowest psnr: x, y, width, height, psnr)."""
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Measure the speed of the CPU engine against numpy.exp.
+
+    Fits splats, then times one whole step (render, L2 gradient, update), the render alone, and numpy.exp over as many
+    float32 as there are pairs of a splat and a pixel within its cut-off. All take turns, on one thread; a step on more
+    threads takes its turn too.
+    """
+
+    photo: Positional[Annotated[Path | None, arg(metavar="[PHOTO]", help_behavior_hint="")]] = None
+    """The picture to fit; the picture of the demo unless given."""
+    splats: Annotated[int, arg(metavar="N")] = 10000
+    """Number of splats."""
+    threads: Annotated[int, arg(metavar="N")] = 2
+    """Threads of the speed-up; all else is measured on one."""
+    json: Json = False
+    """Print one JSON object instead of text: width, height, splats, pairs, instruction_set; step, render and numpy_exp
+    (ns per pair), step_ratio and render_ratio (to numpy_exp), threads, speedup (of a step on that many threads), each
+    as lower quartile, median and upper quartile."""
+    quiet: Quiet = False
+
+
+@dataclass(frozen=True)
+class Demo:
+    """Fit a picture drawn in code, and show what comes out.
+
+    Writes original.png, fit.png, zoom.png (four times enlarged, beside bicubic), splats.png (the splats as ellipses)
+    and demo.npz.
+    """
+
+    output: Annotated[Path, arg(aliases=["-o"], metavar="FOLDER")] = Path("demo")
+    """Where to write."""
+    splats: Annotated[int, arg(metavar="N")] = 8000
+    """Number of splats."""
+    preset: Preset = "balanced"
+    """How much time to spend."""
+    steps: Count = None
+    """Number of steps, instead of what the preset says."""
+    device: OnDevice = "auto"
+    threads: Threads = None
+    quiet: Quiet = False
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command; returns the exit code. Wrong usage and --help raise SystemExit, as argparse does."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if arguments == ["--version"]:
+        print(f"splat2d {__version__}")
+        return OK
+    command = subcommand_cli_from_dict(
+        {name: kind for name, (kind, _) in COMMANDS.items()},
+        prog="splat2d",
+        description=DESCRIPTION,
+        args=arguments or ["--help"],
+        config=(FlagCreatePairsOff,),
+    )
+    run = next(run for kind, run in COMMANDS.values() if kind is type(command))
+    try:
+        return run(command)
+    except InputError as error:
+        problem = str(error)
+    except OSError as error:
+        problem = f"{error.filename}: {error.strerror}" if error.filename and error.strerror else str(error)
+    except MemoryError:
+        problem = "not enough memory; use a smaller picture or fewer splats"
+    except KeyboardInterrupt:
+        _say("interrupted; nothing was written")
+        return INTERRUPTED
+    _say(f"error: {problem}")
+    return USER_ERROR
+
+
+def _fit(command: Fit) -> int:
+    from splat2d.files import check_encoders, check_outputs, holds_splats, write
+    from splat2d.fitting import fit_steps
+    from splat2d.images import load_image
+    from splat2d.metrics import psnr, ssim
+    from splat2d.rendering import render
+
+    config = FitConfig(
+        splats=command.splats,
+        psnr=command.psnr,
+        preset=command.preset,
+        steps=command.steps,
+        loss=Loss.parse(command.loss),
+        seed=command.seed,
+        device=command.device,
+        threads=command.threads,
+    )
+    outputs = command.outputs or (command.photo.with_suffix(".npz"),)
+    check_outputs(outputs, command.photo, splats=True)
+    image = load_image(command.photo)
+    check_encoders(outputs, image)
+    height, width, channels = image.shape
+    if command.splats is not None and command.splats > width * height:
+        _say(f"warning: {command.splats} splats for {width * height} pixels are more than one per pixel")
+
+    result = _follow(fit_steps(image, config), command.quiet)
+    splats = result.kept.splats
+    picture = render(splats, device=command.device, threads=command.threads)
+    sizes = {path: write(path, splats, picture) for path in outputs}
+    file = next((path for path in outputs if holds_splats(path)), None)
+    report = {
+        "splats": len(splats),
+        "width": width,
+        "height": height,
+        "channels": channels,
+        "psnr": psnr(picture, image),
+        "ssim": ssim(picture, image),
+        "bytes": sizes[file] if file else None,
+        "bpp": 8 * sizes[file] / (width * height) if file else None,
+        "steps": result.kept.step,
+        "seconds": result.kept.seconds,
+        "interrupted": result.interrupted,
+        "outputs": [{"path": str(path), "bytes": size} for path, size in sizes.items()],
+        "next": _next_command(command.photo, outputs, file),
+    }
+    if command.json:
+        _print_json(report)
+    else:
+        _print_rows(
+            {
+                "splats": f"{len(splats)} for {width}x{height} pixels, {channels} channels",
+                "PSNR": f"{report['psnr']:.2f} dB",
+                "SSIM": f"{report['ssim']:.4f}",
+                "time": f"{result.kept.seconds:.1f} s, {result.kept.step} steps",
+                **{str(path): _size(size, width * height) for path, size in sizes.items()},
+                "next": report["next"],
+            }
+        )
+    return INTERRUPTED if result.interrupted else OK
+
+
+def _next_command(photo: Path, outputs: Sequence[Path], file: Path | None) -> str:
+    """A command to try after a fit."""
+    if file is None:
+        return shlex.join(["splat2d", "compare", str(photo), str(outputs[0])])
+    enlarged = file.with_name(f"{file.stem}-4x.png")
+    return shlex.join(["splat2d", "render", str(file), "--scale", "4", "-o", str(enlarged)])
+
+
+def _render(command: Render) -> int:
+    from splat2d import storage
+    from splat2d.files import check_outputs
+    from splat2d.images import save_image
+    from splat2d.rendering import render
+
+    if not command.outputs:
+        raise InputError("render: nowhere to write; name a picture with -o")
+    check_outputs(command.outputs, command.file, splats=False)
+    picture = render(
+        storage.load(command.file),
+        width=command.width,
+        height=command.height,
+        scale=command.scale,
+        crop=command.crop,
+        device=command.device,
+        threads=command.threads,
+    )
+    height, width, _ = picture.shape
+    for path in command.outputs:
+        save_image(path, picture)
+        print(f"{path}: {width}x{height} pixels, {_size(path.stat().st_size, width * height)}")
+    return OK
+
+
+def _info(command: Info) -> int:
+    from splat2d.files import read
+    from splat2d.inspection import SplatsInfo, describe
+
+    info = describe(read(command.file))
+    size = command.file.stat().st_size
+    pixels = info.width * info.height
+    kind = "splats" if isinstance(info, SplatsInfo) else "picture"
+    if command.json:
+        _print_json({"kind": kind, "bytes": size, "bpp": 8 * size / pixels, **asdict(info)})
+        return OK
+    rows = {
+        "kind": kind,
+        "size": f"{info.width}x{info.height} pixels, {info.channels} channels",
+        "bytes": _size(size, pixels),
+    }
+    if isinstance(info, SplatsInfo):
+        rows |= {
+            "splats": f"{info.splats}, {info.outside} of them centred off the canvas",
+            "long axis": f"{_numbers(info.long_axis)} pixels (standard deviation: minimum, quartiles, maximum)",
+            "short axis": f"{_numbers(info.short_axis)} pixels",
+            "amplitude": f"{_numbers(info.amplitude)} (smallest, largest)",
+            "background": _numbers(info.background),
+        }
+    else:
+        rows |= {"values": f"{_numbers(info.range)} (smallest, largest)", "mean": _numbers(info.mean)}
+    _print_rows(rows)
+    return OK
+
+
+def _compare(command: Compare) -> int:
+    from splat2d.files import read
+    from splat2d.images import load_image
+    from splat2d.inspection import compare
+    from splat2d.rendering import render
+    from splat2d.splats import Splats
+
+    reference = load_image(command.photo)
+    other = read(command.file)
+    picture = render(other, device=command.device, threads=command.threads) if isinstance(other, Splats) else other
+    result = compare(picture, reference)
+    if command.json:
+        _print_json(asdict(result))
+        return OK
+    worst = result.worst
+    _print_rows(
+        {
+            "PSNR": f"{result.psnr:.2f} dB",
+            "SSIM": f"{result.ssim:.4f}",
+            "largest error": f"{result.max_error:.4f}",
+            "worst place": f"{worst.psnr:.2f} dB in {worst.width}x{worst.height} pixels at x {worst.x}, y {worst.y}",
+        }
+    )
+    return OK
+
+
+def _bench(command: Bench) -> int:
+    from splat2d.bench import measure
+    from splat2d.fitting import fit_steps
+    from splat2d.images import load_image
+    from splat2d.scene import draw
+
+    config = FitConfig(splats=command.splats, threads=command.threads, device="cpu")
+    image = draw() if command.photo is None else load_image(command.photo)
+    result = _follow(fit_steps(image, config), command.quiet)
+    if result.interrupted:
+        raise KeyboardInterrupt
+    found = measure(image, result.kept.splats, command.threads)
+    if command.json:
+        _print_json(asdict(found))
+        return OK
+    _print_rows(
+        {
+            "picture": f"{found.width}x{found.height} pixels, {found.splats} fitted splats, {found.pairs} pairs",
+            "instructions": found.instruction_set,
+            "one step": f"{_numbers(found.step)} ns per pair, one thread (lower quartile, median, upper quartile)",
+            "render": f"{_numbers(found.render)} ns per pair, one thread",
+            "numpy.exp": f"{_numbers(found.numpy_exp)} ns per value",
+            "step / exp": _numbers(found.step_ratio),
+            "render / exp": _numbers(found.render_ratio),
+            "speed-up": f"{_numbers(found.speedup)} of a step on {found.threads} threads",
+        }
+    )
+    return OK
+
+
+def _demo(command: Demo) -> int:
+    from splat2d import demo, scene
+    from splat2d.files import write
+    from splat2d.fitting import fit_steps
+    from splat2d.images import save_image
+    from splat2d.metrics import psnr
+    from splat2d.rendering import render
+
+    config = FitConfig(
+        splats=command.splats,
+        preset=command.preset,
+        steps=command.steps,
+        device=command.device,
+        threads=command.threads,
+    )
+    folder = command.output
+    folder.mkdir(parents=True, exist_ok=True)
+    image = scene.draw()
+    save_image(folder / "original.png", image)
+    result = _follow(fit_steps(image, config), command.quiet)
+    splats, seconds = result.kept.splats, result.kept.seconds
+    picture = render(splats, device=command.device, threads=command.threads)
+    write(folder / "demo.npz", splats, picture)
+    save_image(folder / "fit.png", picture)
+    save_image(folder / "zoom.png", demo.zoom(splats, image))
+    save_image(folder / "splats.png", demo.ellipses(splats, picture))
+    _print_rows(
+        {
+            str(folder / "original.png"): "the picture, drawn in code",
+            str(folder / "fit.png"): f"{len(splats)} splats, {psnr(picture, image):.2f} dB, {seconds:.1f} s",
+            str(folder / "zoom.png"): f"{demo.ZOOM}x larger: the splats beside bicubic",
+            str(folder / "splats.png"): "the splats as ellipses",
+            str(folder / "demo.npz"): "the splats",
+            "next": shlex.join(["splat2d", "info", str(folder / "demo.npz")]),
+        }
+    )
+    return INTERRUPTED if result.interrupted else OK
+
+
+@dataclass(frozen=True)
+class _Followed:
+    """What came of a fit: the state to keep, and whether Ctrl-C ended it."""
+
+    kept: Progress
+    interrupted: bool
+
+
+def _follow(events: Iterator[Progress], quiet: bool) -> _Followed:
+    """Runs a fit to its end, or to Ctrl-C: then its best state so far counts, or the last if none has all its splats.
+
+    A Ctrl-C before the first state, or after the end, is passed on as KeyboardInterrupt.
+    """
+    kept = last = None
+    try:
+        with _progress_bar(quiet) as show:
+            for last in events:
+                if kept is None or last.best or not kept.best:
+                    kept = last
+                show(last)
+    except KeyboardInterrupt:
+        if kept is None or last is None:
+            raise
+        _say(f"interrupted at step {last.step} of {last.steps}; writing the best result so far (Ctrl-C again: nothing)")
+        return _Followed(kept, interrupted=True)
+    assert kept is not None
+    return _Followed(kept, interrupted=False)
+
+
+@contextmanager
+def _progress_bar(quiet: bool) -> Iterator[Callable[[Progress], None]]:
+    """Yields what shows an event on stderr; nothing is shown where stderr is no terminal."""
+    if quiet or not sys.stderr.isatty():
+        yield lambda event: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bar
+
+    bar = Bar(
+        BarColumn(),
+        TextColumn("step {task.completed}/{task.total}  {task.fields[state]}"),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+        transient=True,
+    )
+    with bar:
+        task = bar.add_task("fit", total=None, state="starting")
+
+        def show(event: Progress) -> None:
+            state = f"{event.psnr:.2f} dB  {event.count} splats  {event.step / max(event.seconds, 1e-9):.0f} steps/s"
+            bar.update(task, completed=event.step, total=event.steps, state=state)
+
+        yield show
+
+
+def _say(text: str) -> None:
+    """One line on stderr."""
+    print("splat2d:", " ".join(text.split()), file=sys.stderr)
+
+
+def _print_json(report: dict[str, Any]) -> None:
+    print(json.dumps(_finite(report)))
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no infinity: null instead."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not isfinite(value) else value
+
+
+def _print_rows(rows: dict[str, str]) -> None:
+    width = max(map(len, rows))
+    for name, text in rows.items():
+        print(f"{name:<{width}}  {text}")
+
+
+def _size(size: int, pixels: int) -> str:
+    return f"{size} bytes, {8 * size / pixels:.3f} bits per pixel"
+
+
+def _numbers(values: Sequence[float]) -> str:
+    return " ".join(f"{value:.3g}" for value in values)
+
+
+COMMANDS: dict[str, tuple[type, Callable[[Any], int]]] = {
+    "fit": (Fit, _fit),
+    "render": (Render, _render),
+    "info": (Info, _info),
+    "compare": (Compare, _compare),
+    "bench": (Bench, _bench),
+    "demo": (Demo, _demo),
+}

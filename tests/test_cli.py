@@ -1,0 +1,480 @@
+"""The command line: a real photo through every command, every kind of bad input, Ctrl-C, and what help may load."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import re
+import select
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from skimage.data import astronaut
+
+import splat2d
+from splat2d import files, fitting, rendering
+from splat2d.cli import main
+
+FAST = ["--splats", "60", "--steps", "60", "--device", "cpu"]
+
+
+@pytest.fixture
+def photo(tmp_path: Path) -> Path:
+    """A face of 80x96 pixels, the only file of its folder."""
+    path = tmp_path / "photo.png"
+    splat2d.save_image(path, astronaut()[20:116, 180:260])
+    return path
+
+
+def run_json(capsys: pytest.CaptureFixture[str], *arguments: object) -> dict[str, Any]:
+    assert main([*map(str, arguments), "--json"]) == 0
+    report: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return report
+
+
+def python(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, check=False)
+
+
+# --- a photo through all commands
+
+
+def test_photo_through_fit_info_render_compare(photo: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    original = photo.read_bytes()
+    splats, shown = photo.with_suffix(".npz"), photo.with_name("shown.PNG")
+
+    fit = run_json(capsys, "fit", photo, "-o", splats, "-o", shown, *FAST)
+    assert (fit["splats"], fit["width"], fit["height"], fit["channels"], fit["steps"]) == (60, 80, 96, 3, 60)
+    assert fit["psnr"] > 20 and 0 < fit["ssim"] < 1 and fit["seconds"] > 0 and fit["interrupted"] is False
+    assert fit["bytes"] == splats.stat().st_size
+    assert fit["bpp"] == pytest.approx(8 * fit["bytes"] / (80 * 96))
+    assert fit["outputs"] == [
+        {"path": str(splats), "bytes": splats.stat().st_size},
+        {"path": str(shown), "bytes": shown.stat().st_size},
+    ]
+
+    info = run_json(capsys, "info", splats)
+    assert (info["kind"], info["splats"], info["width"], info["height"]) == ("splats", 60, 80, 96)
+    assert info["bytes"] == fit["bytes"]
+    assert run_json(capsys, "info", photo)["kind"] == "picture"
+
+    compared = run_json(capsys, "compare", photo, splats)
+    assert compared["psnr"] == pytest.approx(fit["psnr"], abs=1e-6)
+    assert compared["ssim"] == pytest.approx(fit["ssim"], abs=1e-6)
+    assert compared["worst"]["psnr"] <= compared["psnr"]
+    assert run_json(capsys, "compare", photo, shown)["psnr"] == pytest.approx(fit["psnr"], abs=0.1)
+    same = run_json(capsys, "compare", photo, photo)
+    assert same["psnr"] is None and same["max_error"] == 0
+
+    assert main(["render", str(splats), "-o", str(photo.with_name("again.png"))]) == 0
+    np.testing.assert_array_equal(splat2d.load_image(photo.with_name("again.png")), splat2d.load_image(shown))
+    part = photo.with_name("part.png")
+    assert main(["render", str(splats), "--crop", "-8", "10", "40", "20", "--scale", "2", "-o", str(part)]) == 0
+    np.testing.assert_allclose(
+        splat2d.load_image(part),
+        splat2d.render(splat2d.load(splats), crop=(-8, 10, 40, 20), scale=2).clip(0, 1),
+        atol=0.51 / 255,
+    )
+    assert photo.read_bytes() == original
+
+
+@pytest.mark.parametrize("size, shape", [(["--width", "40"], (48, 40)), (["--height", "192"], (192, 160))])
+def test_render_keeps_the_aspect(size: list[str], shape: tuple[int, int], photo: Path) -> None:
+    splats, out = photo.with_suffix(".npz"), photo.with_name("out.png")
+    assert main(["fit", str(photo), *FAST]) == 0
+    assert main(["render", str(splats), *size, "-o", str(out)]) == 0
+    assert splat2d.load_image(out).shape[:2] == shape
+
+
+def test_fit_prints_its_result_and_a_next_command_that_works(photo: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["fit", str(photo), *FAST]) == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    size = photo.with_suffix(".npz").stat().st_size
+    for part in ("60 for 80x96 pixels", "dB", "SSIM", f"{size} bytes", "bits per pixel", "60 steps"):
+        assert part in out
+    following = out.splitlines()[-1].split()
+    assert following[:2] == ["next", "splat2d"]
+    assert main(following[2:]) == 0
+    assert splat2d.load_image(photo.with_name("photo-4x.png")).shape == (384, 320, 3)
+
+
+def test_fit_to_a_picture_alone(photo: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fit = run_json(capsys, "fit", photo, "-o", photo.with_name("shown.webp"), *FAST)
+    assert fit["bytes"] is None and fit["bpp"] is None
+    assert sorted(path.name for path in photo.parent.iterdir()) == ["photo.png", "shown.webp"]
+    assert main(fit["next"].split()[1:]) == 0
+
+
+def test_same_seed_gives_the_same_bytes(photo: Path) -> None:
+    for name, options in (("a", ["--threads", "1"]), ("b", ["--threads", "2"]), ("c", ["--seed", "1"])):
+        assert main(["fit", str(photo), *FAST, *options, "-o", str(photo.with_name(f"{name}.npz"))]) == 0
+    a, b, c = (photo.with_name(f"{name}.npz").read_bytes() for name in "abc")
+    assert a == b != c
+
+
+def test_text_output_of_info_and_compare(photo: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["fit", str(photo), *FAST])
+    capsys.readouterr()
+    assert main(["info", str(photo.with_suffix(".npz"))]) == 0
+    assert "60, " in (text := capsys.readouterr().out) and "long axis" in text and "background" in text
+    assert main(["info", str(photo)]) == 0
+    assert "80x96 pixels, 3 channels" in capsys.readouterr().out
+    assert main(["compare", str(photo), str(photo)]) == 0
+    assert "inf dB" in capsys.readouterr().out
+
+
+def test_bench_reports_ratios(photo: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("splat2d.bench.ROUNDS", 2)
+    monkeypatch.setattr("splat2d.bench.BLOCK", 0.0)
+    found = run_json(capsys, "bench", photo, "--splats", "40")
+    assert found["splats"] == 40 and found["pairs"] > 0 and found["threads"] == 2
+    assert found["instruction_set"]
+    for name in ("step", "render", "numpy_exp", "step_ratio", "render_ratio", "speedup"):
+        low, median, high = found[name]
+        assert 0 < low <= median <= high
+    assert main(["bench", str(photo), "--splats", "40"]) == 0
+    assert "step / exp" in capsys.readouterr().out
+
+
+# --- bad input: one line, exit code 1, nothing written, the input untouched
+
+Make = Callable[[Path], list[str]]
+
+
+def _bytes(name: str, data: bytes) -> Make:
+    def make(folder: Path) -> list[str]:
+        (folder / name).write_bytes(data)
+        return ["fit", str(folder / name), *FAST]
+
+    return make
+
+
+def _options(*options: str) -> Make:
+    return lambda folder: ["fit", str(folder / "photo.png"), *options]
+
+
+def _output(*names: str, prepare: Callable[[Path], object] = lambda folder: None) -> Make:
+    def make(folder: Path) -> list[str]:
+        prepare(folder)
+        outputs = [part for name in names for part in ("-o", str(folder / name))]
+        return ["fit", str(folder / "photo.png"), *FAST, *outputs]
+
+    return make
+
+
+def _truncated(folder: Path) -> list[str]:
+    data = (folder / "photo.png").read_bytes()
+    return _bytes("cut.png", data[: len(data) // 2])(folder)
+
+
+def _not_a_number(folder: Path) -> list[str]:
+    image = np.zeros((4, 5, 3), np.float32)
+    image[2, 3, 1] = np.nan
+    np.save(folder / "nan.npy", image)
+    return ["fit", str(folder / "nan.npy"), *FAST]
+
+
+def _read_only(folder: Path) -> None:
+    (folder / "kept.npz").write_bytes(b"precious")
+    (folder / "kept.npz").chmod(0o444)
+
+
+def _other_size(folder: Path) -> list[str]:
+    splat2d.save_image(folder / "small.png", np.zeros((4, 5, 3), np.float32))
+    return ["compare", str(folder / "photo.png"), str(folder / "small.png")]
+
+
+def _five_channels(folder: Path) -> list[str]:
+    np.save(folder / "five.npy", np.zeros((4, 5, 5), np.float32))
+    return ["fit", str(folder / "five.npy"), *FAST, "-o", str(folder / "five.png")]
+
+
+def _render(*options: str) -> Make:
+    def make(folder: Path) -> list[str]:
+        assert main(["fit", str(folder / "photo.png"), *FAST, "--quiet"]) == 0
+        return ["render", str(folder / "photo.npz"), *(option.format(folder=folder) for option in options)]
+
+    return make
+
+
+BAD: dict[str, tuple[Make, str]] = {
+    "missing": (lambda folder: ["fit", str(folder / "none.png")], "no such file"),
+    "a folder for a picture": (lambda folder: ["fit", str(folder)], "folder"),
+    "empty file": (_bytes("empty.png", b""), "no picture"),
+    "no picture": (_bytes("text.jpg", b"just words, no picture"), "no picture"),
+    "truncated": (_truncated, "cannot be read as a picture"),
+    "no pixels": (_bytes("zero.ppm", b"P6 0 4 255\n"), "picture"),
+    "NaN pixels": (_not_a_number, "NaN"),
+    "two budgets": (_options("--splats", "50", "--psnr", "30"), "two budgets"),
+    "no splats": (_options("--splats", "0"), "splats: must be at least 1"),
+    "negative splats": (_options("--splats", "-5"), "splats: must be at least 1"),
+    "no steps": (_options("--steps", "0"), "steps: must be at least 1"),
+    "negative psnr": (_options("--psnr", "-3"), "psnr"),
+    "psnr nan": (_options("--psnr", "nan"), "psnr"),
+    "no threads": (_options("--threads", "0"), "threads: must be at least 1"),
+    "negative seed": (_options("--seed", "-1"), "seed"),
+    "unknown loss": (_options("--loss", "l3"), "loss"),
+    "unknown suffix": (_output("out.xyz"), ".xyz"),
+    "no suffix": (_output("out"), "suffix"),
+    "a folder for an output": (_output("out.npz", prepare=lambda f: (f / "out.npz").mkdir()), "is a folder"),
+    "output in no folder": (_output("none/out.npz"), "does not exist"),
+    "output in a file": (_output("photo.png/out.npz"), "photo.png"),
+    "read-only target": (_output("kept.npz", prepare=_read_only), "read-only"),
+    "second output bad": (_output("fine.npz", "none/out.png"), "does not exist"),
+    "output is the input": (_output("photo.png"), "never overwritten"),
+    "output is the input in disguise": (_output("../{name}/photo.png"), "never overwritten"),
+    "output is a link to the input": (
+        _output("link.png", prepare=lambda f: (f / "link.png").symlink_to(f / "photo.png")),
+        "never overwritten",
+    ),
+    "output is another name of the input": (
+        _output("hard.png", prepare=lambda f: (f / "hard.png").hardlink_to(f / "photo.png")),
+        "never overwritten",
+    ),
+    "output named twice": (_output("a.npz", "./a.npz"), "named twice"),
+    "output cannot take 5 channels": (_five_channels, "channels"),
+    "info on nothing": (lambda folder: ["info", str(folder / "none.npz")], "no such file"),
+    "info on broken splats": (lambda folder: ["info", _bytes("bad.npz", b"PK\x03\x04")(folder)[1]], "splats"),
+    "compare two sizes": (_other_size, "sizes of the two differ (80x96 and 5x4)"),
+    "render a picture": (lambda f: ["render", str(f / "photo.png"), "-o", str(f / "a.png")], "splats"),
+    "render to nowhere": (_render(), "-o"),
+    "render to splats": (_render("-o", "{folder}/out.npz"), "suffix"),
+    "render over its input": (_render("-o", "{folder}/photo.npz"), "photo.npz"),
+    "render of two sizes": (_render("-o", "{folder}/a.png", "--scale", "2", "--width", "9"), "scale"),
+    "render of no size": (_render("-o", "{folder}/a.png", "--width", "0"), "width"),
+    "render beyond memory": (_render("-o", "{folder}/a.png", "--scale", "1e6"), "smaller"),
+    "render off the canvas": (_render("-o", "{folder}/a.png", "--crop", "900", "0", "9", "9"), "outside"),
+    "demo in a file": (lambda folder: ["demo", "-o", str(folder / "photo.png")], "photo.png"),
+    "bench without splats": (lambda folder: ["bench", str(folder / "photo.png"), "--splats", "0"], "splats"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input(case: str, photo: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make, what = BAD[case]
+    arguments = [argument.replace("{name}", photo.parent.name) for argument in make(photo.parent)]
+    before = contents(photo.parent)
+    capsys.readouterr()
+
+    assert main(arguments) == 1
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("splat2d: error: ") and err.count("\n") == 1
+    assert what in err
+    assert contents(photo.parent) == before
+
+
+def contents(folder: Path) -> dict[str, bytes | None]:
+    return {path.name: path.read_bytes() if path.is_file() else None for path in folder.iterdir()}
+
+
+def test_broken_pictures(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    broken = sorted((data / "robust").glob("corrupt_*"))
+    assert broken
+    for path in broken:
+        copy = tmp_path / path.name
+        shutil.copyfile(path, copy)
+        code = main(["fit", str(copy), "--splats", "5", "--steps", "5"])
+        err = capsys.readouterr().err
+        if code == 0:  # a text of unsafe length in a PNG leaves its pixels intact
+            assert path.name == "corrupt_png_decompression_dos.png"
+            (tmp_path / path.with_suffix(".npz").name).unlink()
+        else:
+            assert code == 1 and err.count("\n") == 1
+        copy.unlink()
+        assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_cannot_be_written(photo: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = Path("/proc") if os.geteuid() == 0 else photo.parent / "locked"
+    if not folder.exists():
+        folder.mkdir(mode=0o555)
+    assert main(["fit", str(photo), *FAST, "-o", str(folder / "out.npz")]) == 1
+    err = capsys.readouterr().err
+    assert "cannot be written" in err and err.count("\n") == 1
+
+
+def test_outputs_are_checked_before_the_fit(
+    photo: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(*_: object) -> Iterator[fitting.Progress]:
+        raise AssertionError("the fit began")
+
+    monkeypatch.setattr(fitting, "fit_steps", never)
+    for name in ("none/out.npz", "out.xyz", "photo.png"):
+        assert main(["fit", str(photo), "-o", str(photo.parent / name)]) == 1
+
+
+def test_more_than_one_splat_per_pixel_warns(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "tiny.png"
+    splat2d.save_image(path, astronaut()[100:104, 200:205])
+    assert main(["fit", str(path), "--splats", "20", "--steps", "5"]) == 0
+    assert capsys.readouterr().err == ""
+    assert main(["fit", str(path), "--splats", "21", "--steps", "5"]) == 0
+    assert capsys.readouterr().err == "splat2d: warning: 21 splats for 20 pixels are more than one per pixel\n"
+    assert len(splat2d.load(path.with_suffix(".npz"))) == 21
+
+
+def test_a_full_disk_is_an_error_of_one_line(
+    photo: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> int:
+        raise OSError(28, "No space left on device", "photo.npz")
+
+    monkeypatch.setattr(files, "write", full)
+    assert main(["fit", str(photo), *FAST]) == 1
+    assert capsys.readouterr().err == "splat2d: error: photo.npz: No space left on device\n"
+
+
+# --- Ctrl-C
+
+
+def interrupting(events: int) -> Callable[..., Iterator[fitting.Progress]]:
+    """fit_steps that meets Ctrl-C after some events."""
+    complete = fitting.fit_steps
+
+    def stopped(*arguments: Any) -> Iterator[fitting.Progress]:
+        for _, event in zip(range(events), complete(*arguments), strict=False):
+            yield event
+        raise KeyboardInterrupt
+
+    return stopped
+
+
+def test_interrupt_before_the_first_state_writes_nothing(
+    photo: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fitting, "fit_steps", interrupting(0))
+    assert main(["fit", str(photo), *FAST]) == 130
+    assert capsys.readouterr() == ("", "splat2d: interrupted; nothing was written\n")
+    assert [path.name for path in photo.parent.iterdir()] == ["photo.png"]
+
+
+def test_second_interrupt_gives_up(
+    photo: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def again(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(fitting, "fit_steps", interrupting(2))
+    monkeypatch.setattr(rendering, "render", again)
+    assert main(["fit", str(photo), *FAST]) == 130
+    assert "nothing was written" in capsys.readouterr().err
+    assert [path.name for path in photo.parent.iterdir()] == ["photo.png"]
+
+
+def test_interrupt_keeps_the_best_state(
+    photo: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = splat2d.load_image(photo)
+    splats = splat2d.fit(image, splats=30, steps=50).splats
+    events = [
+        fitting.Progress(step=step, steps=9, count=count, psnr=psnr, seconds=0.1, splats=splats, best=best)
+        for step, count, psnr, best in [(1, 5, 40.0, False), (2, 30, 30.0, True), (3, 30, 20.0, False)]
+    ]
+
+    def stopped(*_: object) -> Iterator[fitting.Progress]:
+        yield from events
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(fitting, "fit_steps", stopped)
+    assert main(["fit", str(photo), "--splats", "30", "--json"]) == 130
+    out, err = capsys.readouterr()
+    assert "interrupted at step 3 of 9" in err
+    report = json.loads(out)
+    assert report["steps"] == 2 and report["interrupted"] is True
+    assert len(splat2d.load(photo.with_suffix(".npz"))) == 30
+
+
+def on_terminal(arguments: list[str], until: bytes | None, environment: dict[str, str]) -> tuple[int, str, str]:
+    """Runs splat2d with stderr on a terminal, with a Ctrl-C once that shows `until`: exit code, stdout, stderr."""
+    ours, theirs = pty.openpty()
+    # A shell may have told background jobs to ignore Ctrl-C, and a child inherits that.
+    program = (
+        "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler);"
+        "from splat2d.cli import main; sys.exit(main())"
+    )
+    child = subprocess.Popen(
+        [sys.executable, "-c", program, *arguments],
+        stdout=subprocess.PIPE,
+        stderr=theirs,
+        text=True,
+        env={**os.environ, "TERM": "xterm", "COLUMNS": "120", **environment},
+    )
+    os.close(theirs)
+    shown = b""
+    try:
+        while select.select([ours], [], [], 60)[0]:
+            try:
+                part = os.read(ours, 4096)
+            except OSError:  # Linux: the other end is closed
+                part = b""
+            if not part:
+                break
+            shown += part
+            if until is not None and until in shown:
+                child.send_signal(signal.SIGINT)
+                until = None
+        out, _ = child.communicate(timeout=60)
+    finally:
+        child.kill()
+        os.close(ours)
+    return child.returncode, out, shown.decode()
+
+
+def test_ctrl_c_during_a_long_fit_leaves_a_result(photo: Path) -> None:
+    arguments = ["fit", str(photo), "--splats", "60", "--steps", "1000000"]
+    code, out, err = on_terminal(arguments, until=b" dB ", environment={"NO_COLOR": "1"})
+    assert code == 130
+    assert re.search(r"splat2d: interrupted at step \d+ of 1000000; writing the best result so far", err)
+    assert "photo.npz" in out
+    splats = splat2d.load(photo.with_suffix(".npz"))
+    assert 0 < len(splats) <= 60 and (splats.width, splats.height) == (80, 96)
+    assert sorted(path.name for path in photo.parent.iterdir()) == ["photo.npz", "photo.png"]
+    for part in ("steps/s", " splats"):
+        assert part in err
+    assert not re.search(r"\x1b\[[\d;]*3\d", err), "NO_COLOR asks for no colours"
+
+
+def test_quiet_shows_nothing_on_a_terminal(photo: Path) -> None:
+    assert on_terminal(["fit", str(photo), *FAST, "--quiet"], until=None, environment={})[::2] == (0, "")
+
+
+# --- the program
+
+
+def test_help_loads_nothing_heavy() -> None:
+    program = (
+        "import sys\nfrom splat2d.cli import main\n"
+        "try:\n    main(['fit', '--help'])\nexcept SystemExit as done:\n    assert done.code == 0\n"
+        "heavy = {'numpy', 'PIL', 'rich', 'splat2d._cpu'} & set(sys.modules)\nassert not heavy, heavy\n"
+    )
+    done = python("-c", program)
+    assert done.returncode == 0, done.stderr
+    for option in ("--splats", "--psnr", "--preset", "--loss", "-o", "--json"):
+        assert option in done.stdout
+
+
+def test_version_help_and_usage() -> None:
+    version = python("-m", "splat2d", "--version")
+    assert (version.returncode, version.stdout) == (0, f"splat2d {splat2d.__version__}\n")
+    bare = python("-m", "splat2d")
+    assert bare.returncode == 0 and "compare" in bare.stdout
+    wrong = python("-m", "splat2d", "fit", "a.png", "--preset", "slow")
+    assert wrong.returncode == 2 and wrong.stdout == "" and "--preset" in wrong.stderr
+
+
+def test_error_in_a_process_of_its_own(tmp_path: Path) -> None:
+    missing = tmp_path / "none.png"
+    done = python("-m", "splat2d", "fit", str(missing))
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == f"splat2d: error: {missing}: no such file\n"
