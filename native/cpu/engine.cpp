@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <limits>
 #include <new>
 #include <numeric>
 
@@ -468,11 +469,39 @@ std::vector<float> Fit::error_map(float power) {
   return map;
 }
 
+// Weights such that count draws in proportion to them put at most `most` splats on a pixel in the mean: weights *
+// scale, cut at `most`, where the scale is found by fixed-point iteration from below. Without the cut a peaked map puts
+// dozens of splats on one spot; they then move as one, overshoot, and raise the very error that attracts more.
+void Fit::flatten(std::vector<float>& map, double count, float most) const {
+  const std::ptrdiff_t width = target_.planes().width, height = target_.planes().height;
+  most = std::max(most, 2.0f * float(count / double(map.size())));
+  std::vector<double> sums(height);
+  const auto total = [&](float scale, float limit, bool write) {
+    parallel_for(threads_, height, [&](std::ptrdiff_t y) {
+      double sum = 0;
+      float* row = map.data() + y * width;
+      for (std::ptrdiff_t x = 0; x < width; ++x) {
+        const float value = std::min(row[x] * scale, limit);
+        sum += value;
+        if (write) row[x] = value;
+      }
+      sums[y] = sum;
+    });
+    return std::accumulate(sums.begin(), sums.end(), 0.0);
+  };
+  const double plain = total(1, std::numeric_limits<float>::infinity(), false);
+  if (!(plain > 0)) return;
+  double scale = count / plain;
+  for (int i = 0; i < 8; ++i) scale *= count / total(float(scale), most, false);
+  total(float(scale), most, true);
+}
+
 void Fit::place(const std::vector<std::int32_t>& indices, float power, float sigma, std::uint64_t seed) {
   const std::int64_t count = std::int64_t(indices.size()), width = target_.planes().width;
   std::vector<std::int64_t> pixels(indices.size());
   render_residual();
-  const std::vector<float> map = error_map(power);
+  std::vector<float> map = error_map(power);
+  flatten(map, double(count), 1 / (4 * sigma * sigma));
   draw(map.data(), std::int64_t(map.size()), count, seed, pixels.data());
   Fields<float> p = params_, m = first_, v = second_;
   for (std::int64_t j = 0; j < count; ++j) {

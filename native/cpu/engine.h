@@ -107,6 +107,7 @@ class Fit {
  private:
   void render_residual();
   std::vector<float> error_map(float power);
+  void flatten(std::vector<float>& map, double count, float most) const;
   void place(const std::vector<std::int32_t>& indices, float power, float sigma, std::uint64_t seed);
 
   FitOptions options_;
