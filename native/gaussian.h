@@ -17,6 +17,8 @@ constexpr double kShearLimit = 1e9;     // |b|, for the same reason
 constexpr double kLog2E = 1.4426950408889634;
 constexpr int kRestart = 16;            // rows of a recurrence before it starts afresh: bounds its rounding error
 constexpr double kDeepest = 80.0;       // exp(-80) is still a normal float
+constexpr double kSlack = 1e-3;         // pixels by which ranges are wider than computed: rounding must not drop a pixel,
+                                        // and each pixel is tested against the cut-off anyway
 constexpr double kFarAway = 1e8;        // pixels; what lies beyond is off every canvas
 
 SPLAT2D_FN float root(float x) { return __builtin_sqrtf(x); }
@@ -82,24 +84,33 @@ template <class T> SPLAT2D_FN Splat<T> make_splat(T mx, T my, T l1, T b, T l3, T
 
 // Upper end of the cut-off ellipse at column offset dx, as dy.
 template <class T> SPLAT2D_FN T upper(const Splat<T>& s, T dx) {
-  T z = dx * s.i1;
+  const T z = dx * s.i1;
   return s.k * dx + s.l3 * root(greatest(s.radius * s.radius - z * z, T(0)));
 }
 
-struct Rows {
+// As clamp, but NaN becomes low, so that the result may be cast to an integer.
+template <class T> SPLAT2D_FN T within(T x, T low, T high) { return x > low ? (x < high ? x : high) : low; }
+
+struct Range {
   int first, last;  // inclusive; empty if first > last
 };
 
-// Rows whose pixel centres can lie inside the ellipse for the columns first..last, clipped to [low, high].
-template <class T> SPLAT2D_FN Rows rows_of_columns(const Splat<T>& s, int first, int last, int low, int high) {
-  T da = greatest(T(first) + T(0.5) - s.mx, -s.hx), db = least(T(last) + T(0.5) - s.mx, s.hx);
-  if (!(da <= db)) return {0, -1};
+// Columns whose pixel centres can lie inside the ellipse, clipped to [low, high].
+template <class T> SPLAT2D_FN Range columns_of(const Splat<T>& s, int low, int high) {
+  const T left = s.mx - s.hx - T(0.5), right = s.mx + s.hx - T(0.5);
+  return {int(__builtin_ceil(within(left - T(kSlack), T(low), T(high + 1)))),
+          int(__builtin_floor(within(right + T(kSlack), T(low - 1), T(high))))};
+}
+
+// Rows whose pixel centres can lie inside the ellipse for the columns first..last, clipped to [low, high]. Free of
+// branches, so that compilers can treat several strips of columns at once.
+template <class T> SPLAT2D_FN Range rows_of(const Splat<T>& s, int first, int last, int low, int high) {
+  const T da = greatest(T(first) + T(0.5) - s.mx, -s.hx), db = least(T(last) + T(0.5) - s.mx, s.hx);
   // upper() is concave with its maximum at top_dx, and the lower end is -upper(-dx).
-  T top = s.my + upper(s, clamp(s.top_dx, da, db)) - T(0.5);
-  T bottom = s.my - upper(s, clamp(s.top_dx, -db, -da)) - T(0.5);
-  if (!(top >= T(low)) || !(bottom <= T(high))) return {0, -1};
-  // A hair wider than computed: rounding here must not drop a row, and each pixel is tested against the cut-off anyway.
-  return {bottom <= T(low) ? low : int(__builtin_ceil(bottom - T(1e-3))), top >= T(high) ? high : int(__builtin_floor(top + T(1e-3)))};
+  const T top = s.my + upper(s, clamp(s.top_dx, da, db)) - T(0.5);
+  const T bottom = s.my - upper(s, clamp(s.top_dx, -db, -da)) - T(0.5);
+  const int end = int(__builtin_floor(within(top + T(kSlack), T(low - 1), T(high))));
+  return {int(__builtin_ceil(within(bottom - T(kSlack), T(low), T(high + 1)))), da <= db ? end : low - 1};
 }
 
 // Sums over the pixels of one splat of v dx, v e, v dx^2, v dx e, v e^2, where v = w * (colour . dL/dimage).

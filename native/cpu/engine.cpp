@@ -86,13 +86,11 @@ template <class T> struct Binned {
   }
 
   template <class F> void for_tiles(const Splat<T>& s, F use) const {
-    const T left = s.mx - s.hx - T(0.5), right = s.mx + s.hx - T(0.5);
-    if (!(left <= T(grid.width - 1)) || !(right >= T(0))) return;
-    const int first = left <= T(0) ? 0 : int(left) / kTileWidth;
-    const int last = right >= T(grid.width - 1) ? grid.columns - 1 : int(right) / kTileWidth;
-    for (int column = first; column <= last; ++column) {
+    const Range columns = columns_of(s, 0, grid.width - 1);
+    if (columns.first > columns.last) return;
+    for (int column = columns.first / kTileWidth; column <= columns.last / kTileWidth; ++column) {
       const int x = column * kTileWidth;
-      const Rows rows = rows_of_columns(s, x, std::min(x + kTileWidth, grid.width) - 1, 0, grid.height - 1);
+      const Range rows = rows_of(s, x, std::min(x + kTileWidth, grid.width) - 1, 0, grid.height - 1);
       if (rows.first > rows.last) continue;
       for (int row = rows.first / kTileHeight; row <= rows.last / kTileHeight; ++row)
         use(std::ptrdiff_t(row) * grid.columns + column);

@@ -101,14 +101,14 @@ void prepare(Fields<const T> params, std::ptrdiff_t begin, std::ptrdiff_t end, T
 // Calls body(y, weights, dx, e) for the rows of one strip of columns starting at x; weights below the cut-off are 0.
 // The strip starts at a multiple of the lane count, so that loads and stores are aligned and tiles never share one.
 template <class T, class Body>
-inline void walk(const Splat<T>& s, int x, Rows rows, const Cutoff<T>& limit, Body body) {
+inline void walk(const Splat<T>& s, int x, Range rows, const Cutoff<T>& limit, Body body) {
   typedef Vec<T> V;
   const V dx = iota<T>() + (T(x) + T(0.5) - s.mx);
   const V along = dx * dx * s.n1;
-  V e = (T(rows.first) + T(0.5) - s.my) - s.k * dx;
-  int y = rows.first;
+  const V start = (T(rows.first) + T(0.5) - s.my) - s.k * dx;
   if (s.rows == 0) {
-    for (; y <= rows.last; ++y) {
+    V e = start;
+    for (int y = rows.first; y <= rows.last; ++y) {
       const V exponent = along + s.n3 * e * e;
       const V w = exp2(exponent);
       body(y, exponent >= limit.log2_weight ? w : V{}, dx, e);
@@ -116,8 +116,9 @@ inline void walk(const Splat<T>& s, int x, Rows rows, const Cutoff<T>& limit, Bo
     }
     return;
   }
-  while (y <= rows.last) {
+  for (int y = rows.first; y <= rows.last;) {
     const int end = least(rows.last + 1, y + s.rows);
+    V e = start + T(y - rows.first);
     V w = exp2(along + s.n3 * e * e);
     V r = exp2(s.n3 * (e + e + T(1)));
     for (; y < end; ++y) {
@@ -131,14 +132,21 @@ inline void walk(const Splat<T>& s, int x, Rows rows, const Cutoff<T>& limit, Bo
 
 // Calls strip(x, rows) for the strips of columns that meet both the ellipse and the rectangle.
 template <class T, class Strip> inline void for_strips(const Splat<T>& s, Tile tile, Strip strip) {
-  constexpr int lanes = Lanes<T>::count;
-  const T left = s.mx - s.hx - T(0.5), right = s.mx + s.hx - T(0.5);
-  if (!(left <= T(tile.x1 - 1)) || !(right >= T(tile.x0))) return;
-  const int first = left <= T(tile.x0) ? tile.x0 : int(left) / lanes * lanes;
-  const int last = right >= T(tile.x1 - 1) ? tile.x1 - 1 : int(right);
-  for (int x = first; x <= last; x += lanes) {
-    const Rows rows = rows_of_columns(s, x, x + lanes - 1, tile.y0, tile.y1 - 1);
-    if (rows.first <= rows.last) strip(x, rows);
+  constexpr int lanes = Lanes<T>::count, group = 8;
+  const Range columns = columns_of(s, tile.x0, tile.x1 - 1);
+  int first[group], last[group];
+  for (int base = columns.first / lanes * lanes; base <= columns.last; base += group * lanes) {
+    for (int i = 0; i < group; ++i) {
+      const int x = base + i * lanes;
+      const Range rows = rows_of(s, x, x + lanes - 1, tile.y0, tile.y1 - 1);
+      first[i] = rows.first;
+      last[i] = rows.last;
+    }
+    for (int i = 0; i < group; ++i) {
+      const int x = base + i * lanes;
+      if (x > columns.last) break;
+      if (first[i] <= last[i]) strip(x, Range{first[i], last[i]});
+    }
   }
 }
 
@@ -155,7 +163,7 @@ inline void render_tile_of(const Splat<T>* splats, Fields<const T> params, const
     T color[C ? C : 1];
     if constexpr (C > 0)
       for (int c = 0; c < C; ++c) color[c] = params[kGeometry + c][i];
-    for_strips(s, tile, [&](int x, Rows rows) {
+    for_strips(s, tile, [&](int x, Range rows) {
       walk(s, x, rows, limit, [&](int y, V w, V, V) {
         T* p = image.at(y, 0) + x;
         for (int c = 0; c < channels; ++c) {
@@ -186,7 +194,7 @@ inline void gradient_of(const Splat<T>* splats, Fields<const T> params, std::ptr
     for (int c = 0; c < channels; ++c) v_color[c] = V{};
     if constexpr (C > 0)
       for (int c = 0; c < C; ++c) color[c] = params[kGeometry + c][i];
-    for_strips(s, all, [&](int x, Rows rows) {
+    for_strips(s, all, [&](int x, Range rows) {
       // Per column: sums over the rows of v, v e, v e^2; dx is constant there.
       V s0{}, s1{}, s2{}, column_dx{};
       walk(s, x, rows, limit, [&](int y, V w, V dx, V e) {
@@ -284,7 +292,7 @@ std::int64_t count_pairs(const Splat<T>* splats, std::ptrdiff_t begin, std::ptrd
   const Cutoff<T> limit = limit_of(cutoff);
   std::int64_t pairs = 0;
   for (std::ptrdiff_t i = begin; i < end; ++i)
-    for_strips(splats[i], {0, 0, width, height}, [&](int x, Rows rows) {
+    for_strips(splats[i], {0, 0, width, height}, [&](int x, Range rows) {
       walk(splats[i], x, rows, limit, [&](int, V w, V, V) {
         for (int lane = 0; lane < Lanes<T>::count; ++lane) pairs += w[lane] > T(0) && x + lane < width;
       });

@@ -1,0 +1,37 @@
+# make demo: sets up and runs the main job.   make test: sets up and passes the tests.
+# Needs Python 3.11 or newer with venv, a C++ compiler (GCC 11, Clang 14) and make; everything else goes into .venv.
+PYTHON ?= python3
+BIN := .venv/bin
+SOURCES := pyproject.toml CMakeLists.txt $(shell find native src -name '*.h' -o -name '*.cpp' -o -name '*.py' -o -name '*.pyi')
+
+.PHONY: demo test check bench clean
+
+demo: .venv/installed
+	$(BIN)/splat2d demo -o demo
+
+test: check
+	$(BIN)/python -m pytest
+
+check: .venv/tested
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: .venv/installed
+	$(BIN)/splat2d bench --threads 1
+
+.venv/bin/python:
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --upgrade pip
+
+.venv/installed: .venv/bin/python $(SOURCES)
+	$(BIN)/python -m pip install --quiet .
+	touch $@
+
+# The tests run against the installed package, as a user has it.
+.venv/tested: .venv/bin/python $(SOURCES)
+	$(BIN)/python -m pip install --quiet '.[test]'
+	touch $@ .venv/installed
+
+clean:
+	rm -rf .venv build demo
