@@ -198,6 +198,16 @@ def _five_channels(folder: Path) -> list[str]:
     return ["fit", str(folder / "five.npy"), *FAST, "-o", str(folder / "five.png")]
 
 
+def _array_as_photo(folder: Path) -> list[str]:
+    np.savez(folder / "array.npz", np.zeros((4, 5, 3), np.float32))
+    return ["fit", str(folder / "array.npz"), *FAST]
+
+
+def _array_beside(folder: Path) -> list[str]:
+    np.savez(folder / "photo.npz", np.zeros(3))
+    return ["fit", str(folder / "photo.png"), *FAST]
+
+
 def _render(*options: str) -> Make:
     def make(folder: Path) -> list[str]:
         assert main(["fit", str(folder / "photo.png"), *FAST, "--quiet"]) == 0
@@ -230,6 +240,8 @@ BAD: dict[str, tuple[Make, str]] = {
     "output in a file": (_output("photo.png/out.npz"), "photo.png"),
     "read-only target": (_output("kept.npz", prepare=_read_only), "read-only"),
     "second output bad": (_output("fine.npz", "none/out.png"), "does not exist"),
+    "default output holds something else": (_array_beside, "holds no splats"),
+    "default output is the input": (_array_as_photo, "never overwritten"),
     "output is the input": (_output("photo.png"), "never overwritten"),
     "output is the input in disguise": (_output("../{name}/photo.png"), "never overwritten"),
     "output is a link to the input": (
@@ -355,7 +367,7 @@ def test_interrupt_before_the_first_state_writes_nothing(
 ) -> None:
     monkeypatch.setattr(fitting, "fit_steps", interrupting(0))
     assert main(["fit", str(photo), *FAST]) == 130
-    assert capsys.readouterr() == ("", "splat2d: interrupted; nothing was written\n")
+    assert capsys.readouterr() == ("", "splat2d: interrupted; nothing more was written\n")
     assert [path.name for path in photo.parent.iterdir()] == ["photo.png"]
 
 
@@ -368,7 +380,7 @@ def test_second_interrupt_gives_up(
     monkeypatch.setattr(fitting, "fit_steps", interrupting(2))
     monkeypatch.setattr(rendering, "render", again)
     assert main(["fit", str(photo), *FAST]) == 130
-    assert "nothing was written" in capsys.readouterr().err
+    assert "nothing more was written" in capsys.readouterr().err
     assert [path.name for path in photo.parent.iterdir()] == ["photo.png"]
 
 

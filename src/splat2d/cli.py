@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 OK, USER_ERROR, INTERRUPTED = 0, 1, 130  # tyro exits with 2 where the command line itself cannot be understood
 
+WRITING = "interrupted at step {last.step} of {last.steps}; writing the best result so far (Ctrl-C again gives up)"
+
 DESCRIPTION = """Pictures to 2D Gaussian splats and back.
 
 Results go to stdout, progress and errors to stderr. Exit codes: 0 done, 1 an error that one line on stderr explains,
@@ -194,14 +196,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except MemoryError:
         problem = "not enough memory; use a smaller picture or fewer splats"
     except KeyboardInterrupt:
-        _say("interrupted; nothing was written")
+        _say("interrupted; nothing more was written")
         return INTERRUPTED
     _say(f"error: {problem}")
     return USER_ERROR
 
 
 def _fit(command: Fit) -> int:
-    from splat2d.files import check_encoders, check_outputs, holds_splats, write
+    from splat2d.files import check_encoders, check_outputs, default_output, holds_splats, write
     from splat2d.fitting import fit_steps
     from splat2d.images import load_image
     from splat2d.metrics import psnr, ssim
@@ -217,7 +219,7 @@ def _fit(command: Fit) -> int:
         device=command.device,
         threads=command.threads,
     )
-    outputs = command.outputs or (command.photo.with_suffix(".npz"),)
+    outputs = command.outputs or (default_output(command.photo),)
     check_outputs(outputs, command.photo, splats=True)
     image = load_image(command.photo)
     check_encoders(outputs, image)
@@ -226,9 +228,12 @@ def _fit(command: Fit) -> int:
         _say(f"warning: {command.splats} splats for {width * height} pixels are more than one per pixel")
 
     result = _follow(fit_steps(image, config), command.quiet)
+    if result.interrupted:
+        _say(WRITING.format(last=result.last))
     splats = result.kept.splats
     picture = render(splats, device=command.device, threads=command.threads)
-    sizes = {path: write(path, splats, picture) for path in outputs}
+    splats_first = sorted(outputs, key=holds_splats, reverse=True)  # should the disk be full, they matter most
+    sizes = {path: write(path, splats, picture) for path in splats_first}
     file = next((path for path in outputs if holds_splats(path)), None)
     report = {
         "splats": len(splats),
@@ -396,10 +401,14 @@ def _demo(command: Demo) -> int:
         threads=command.threads,
     )
     folder = command.output
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder} is a file; name a folder with -o")
     folder.mkdir(parents=True, exist_ok=True)
     image = scene.draw()
     save_image(folder / "original.png", image)
     result = _follow(fit_steps(image, config), command.quiet)
+    if result.interrupted:
+        _say(WRITING.format(last=result.last))
     splats, seconds = result.kept.splats, result.kept.seconds
     picture = render(splats, device=command.device, threads=command.threads)
     write(folder / "demo.npz", splats, picture)
@@ -421,9 +430,10 @@ def _demo(command: Demo) -> int:
 
 @dataclass(frozen=True)
 class _Followed:
-    """What came of a fit: the state to keep, and whether Ctrl-C ended it."""
+    """What came of a fit: the state to keep, the last one, and whether Ctrl-C ended it."""
 
     kept: Progress
+    last: Progress
     interrupted: bool
 
 
@@ -442,10 +452,9 @@ def _follow(events: Iterator[Progress], quiet: bool) -> _Followed:
     except KeyboardInterrupt:
         if kept is None or last is None:
             raise
-        _say(f"interrupted at step {last.step} of {last.steps}; writing the best result so far (Ctrl-C again: nothing)")
-        return _Followed(kept, interrupted=True)
-    assert kept is not None
-    return _Followed(kept, interrupted=False)
+        return _Followed(kept, last, interrupted=True)
+    assert kept is not None and last is not None  # a fit has at least one step
+    return _Followed(kept, last, interrupted=False)
 
 
 @contextmanager

@@ -42,6 +42,17 @@ def holds_splats(path: Path) -> bool:
     return path.suffix.lower() in storage.SUFFIXES
 
 
+def default_output(photo: Path) -> Path:
+    """Where the splats of a photo go unless the user says. Raises InputError if something else is in that place."""
+    path = photo.with_suffix(storage.SUFFIXES[0])
+    if path.is_file() and path.resolve() != photo.resolve():
+        try:
+            storage.load(path)
+        except InputError:
+            raise InputError(f"{path} exists and holds no splats, so it is kept; name an output with -o") from None
+    return path
+
+
 def check_outputs(outputs: Sequence[Path], source: Path, *, splats: bool) -> None:
     """Finds out before the work what could only fail after it. splats: whether these may be among the outputs.
 
