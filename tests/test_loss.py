@@ -97,10 +97,13 @@ def test_equal_pictures_have_no_loss(weights):
     np.testing.assert_allclose(gradient, 0, atol=1e-4 / target.size)
 
 
+@pytest.mark.parametrize("right", ["the same", 0.0])
 @pytest.mark.parametrize("value", [0.0, 0.5, 1.0, -2.0, 300.0, 1000.0, 3e4])
-def test_flat_and_bright_pictures(value):
+def test_flat_and_bright_pictures(value, right):
     """Variances are small differences of large numbers there; rounded below 0 they would make SSIM unbounded."""
     target = np.full((40, 50, 3), value, np.float32)
+    if right != "the same":
+        target[:, 25:] = right
     image = target + np.random.default_rng(2).normal(0, 0.01, target.shape).astype(np.float32)
     for picture in (image, target):
         loss, gradient = _cpu.loss_gradient(picture, target, ssim=1, l2=0)

@@ -40,6 +40,14 @@ def some_splats(count=40, channels=3, **sizes):
     )
 
 
+def limited(log_cholesky):
+    """a and c within their limits, and no splat thinner than the floor across its ridge."""
+    low, high = OPTIONS["log_min"], OPTIONS["log_max"]
+    a, b, c = log_cholesky.T
+    a, c = a.clip(low, high), c.clip(low, high)
+    return np.stack([a, b, np.maximum(c, low + np.log1p((b / np.exp(a)) ** 2) / 2)], axis=1)
+
+
 def numpy_steps(scene, picture, schedule, l2, l1, ssim):
     """The same steps in numpy: the parameters, and where a rounding error could not turn the sign of a gradient."""
     parameters = [np.float64(array) for array in scene[:3]]
@@ -56,14 +64,14 @@ def numpy_steps(scene, picture, schedule, l2, l1, ssim):
             parameters[i], *state[i] = reference.adam(
                 parameters[i], gradient, *state[i], step, rates[i] * factor, beta2=0.99
             )
-        parameters[1][:, ::2] = np.clip(parameters[1][:, ::2], OPTIONS["log_min"], OPTIONS["log_max"])
+        parameters[1] = limited(parameters[1])
     return parameters, certain
 
 
 @pytest.mark.parametrize(("l2", "l1", "ssim"), MIXES)
 @pytest.mark.parametrize("schedule", [(1,), (1, 0.5), (0.3, 0.3, 0.3, 0.1)])
 def test_steps_equal_numpy(l2, l1, ssim, schedule):
-    scene, picture = some_splats(), target()
+    scene, picture = some_splats(small=0.4), target()
     fit = start(scene, picture, l2=l2, l1=l1, ssim=ssim)
     fit.run(np.float32(schedule))
     expected, certain = numpy_steps(scene, picture, schedule, l2, l1, ssim)
@@ -139,8 +147,12 @@ def test_sizes_stay_within_their_limits():
     scene, picture = some_splats(small=0.31, large=0.4), target()
     fit = start(scene, picture, log_min=-1.0, log_max=-0.9)
     fit.run(np.ones(3, np.float32))
-    sizes = fit.get_splats()[1][:, ::2]
-    assert sizes.min() == np.float32(-1.0) and sizes.max() == np.float32(-0.9)
+    a, b, c = np.float64(fit.get_splats()[1]).T
+    assert a.min() == -1 and a.max() == pytest.approx(-0.9)
+    # The same floor across the ridge, where a sheared splat measures e^c / sqrt(1 + k^2).
+    across = c - np.log1p((b / np.exp(a)) ** 2) / 2
+    assert across.min() == pytest.approx(-1, abs=1e-6)
+    assert across.max() <= -0.9 + 1e-6
 
 
 @pytest.mark.parametrize(("l2", "l1", "ssim"), MIXES)
