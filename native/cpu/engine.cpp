@@ -142,14 +142,25 @@ template <class T> auto interleaved(const T* image, int width, int channels) {
 // Rows per unit of SSIM work: each unit repeats 2 x kHalf rows above and below it.
 constexpr int kBand = 64;
 
+// Mean of each channel of a picture [height, width, C].
+std::vector<float> channel_means(const float* image, int width, int height, int channels) {
+  std::vector<double> sums(channels);
+  for (std::ptrdiff_t p = 0; p < std::ptrdiff_t(width) * height; ++p)
+    for (int c = 0; c < channels; ++c) sums[c] += image[p * channels + c];
+  std::vector<float> means(channels);
+  for (int c = 0; c < channels; ++c) means[c] = float(sums[c] / (double(width) * height));
+  return means;
+}
+
 // Adds scale * d(sum of the SSIM map)/dimage to d (if it has data); the sum of the map within the margin, in row order.
-double ssim_sum(Planes<const float> residual, Planes<const float> target, Planes<float> d, int margin, float scale, int threads) {
+double ssim_sum(Planes<const float> residual, Planes<const float> target, const float* center, Planes<float> d,
+                int margin, float scale, int threads) {
   const std::ptrdiff_t bands = divide_up(residual.height, kBand);
   std::vector<double> sums(bands);
   parallel_for(threads, bands, [&](std::ptrdiff_t band) {
     std::vector<float> scratch(ssim_scratch(residual));
     const int first = int(band) * kBand, last = std::min(first + kBand, residual.height) - 1;
-    sums[band] = instruction_set().loss.ssim(residual, target, d, first, last, margin, scale, scratch.data());
+    sums[band] = instruction_set().loss.ssim(residual, target, center, d, first, last, margin, scale, scratch.data());
   });
   return std::accumulate(sums.begin(), sums.end(), 0.0);
 }
@@ -157,7 +168,8 @@ double ssim_sum(Planes<const float> residual, Planes<const float> target, Planes
 }  // namespace
 
 std::ptrdiff_t ssim_scratch(Planes<const float> image) {
-  return std::ptrdiff_t(kWindow * (5 + 3) + 5 + 3 + 3) * (image.width + 2 * kHalf);
+  // Two rings, a row per moment and derivative, and five more.
+  return std::ptrdiff_t((kWindow + 1) * (kMoments + kDerivatives) + 5) * (image.width + 2 * kHalf);
 }
 
 template <class T> Picture<T>::Picture(int width, int height, int channels) {
@@ -269,7 +281,8 @@ double loss_gradient(const float* image, const float* target, int width, int hei
   double squares = 0, absolutes = 0, similarity = 0;
   for (std::ptrdiff_t tile = 0; tile < grid.count(); ++tile) squares += sums[3 * tile], absolutes += sums[3 * tile + 1];
   if (weights.ssim > 0)
-    similarity = ssim_sum(residual.view(), reference.view(), d.planes(), 0, -0.5f * weights.ssim, threads) / elements;
+    similarity = ssim_sum(residual.view(), reference.view(), channel_means(target, width, height, channels).data(),
+                          d.planes(), 0, -0.5f * weights.ssim, threads) / elements;
   from_planes(d.view(), threads, d_image);
   const float scale = float(2 / elements);  // pointwise() works in units of HWC/2
   parallel_for(threads, height, [&](std::ptrdiff_t y) {
@@ -287,7 +300,8 @@ double ssim(const float* image, const float* target, int width, int height, int 
   const auto a = interleaved(image, width, channels), b = interleaved(target, width, channels);
   fill_planes(residual.planes(), threads, [&](int y, int c, int x) { return a(y, c, x) - b(y, c, x); });
   const int margin = width >= kWindow && height >= kWindow ? kHalf : 0;
-  const double sum = ssim_sum(residual.view(), reference.view(), {}, margin, 0, threads);
+  const std::vector<float> center = channel_means(target, width, height, channels);
+  const double sum = ssim_sum(residual.view(), reference.view(), center.data(), {}, margin, 0, threads);
   return sum / (double(width - 2 * margin) * (height - 2 * margin) * channels);
 }
 
@@ -376,7 +390,7 @@ double Fit::run(const float* rates, int steps) {
       if (weights.ssim > 0) {
         band_deck.deal(bands, [&](std::ptrdiff_t band) {
           const int first = int(band) * kBand, last = std::min(first + kBand, target.height) - 1;
-          loss.ssim(residual_.view(), target, d_image, first, last, 0, -0.5f * weights.ssim, scratch.data());
+          loss.ssim(residual_.view(), target, background_.data(), d_image, first, last, 0, -0.5f * weights.ssim, scratch.data());
         });
         team.wait();
       }
@@ -431,7 +445,7 @@ Evaluation Fit::evaluate() {
     e.clamped += sums[3 * tile + 2];
   }
   if (options_.weights.ssim > 0)
-    e.ssim = ssim_sum(residual, target, {}, 0, 0, threads_) / (double(target.width) * target.height * target.channels);
+    e.ssim = ssim_sum(residual, target, background_.data(), {}, 0, 0, threads_) / (double(target.width) * target.height * target.channels);
   return e;
 }
 

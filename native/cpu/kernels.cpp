@@ -76,6 +76,9 @@ inline float exp_limited(float x) {  // |x| <= kLogLimit; scalar in form, vector
 }
 inline double exp_limited(double x) { return __builtin_exp(x); }
 
+inline float natural_log(float x) { return __builtin_logf(x); }
+inline double natural_log(double x) { return __builtin_log(x); }
+
 template <class T> inline T limited_log(T a) { return clamp(a, T(-kLogLimit), T(kLogLimit)); }
 template <class T> inline T limited_shear(T b) { return clamp(b, T(-kShearLimit), T(kShearLimit)); }
 
@@ -283,6 +286,18 @@ void adam(Fields<T> params, Fields<T> first, Fields<T> second, const T* gradient
     if (field == 2 || field == 4)
       for (int i = 0; i < n; ++i) p[i] = clamp(p[i], T(step.log_min), T(step.log_max));
   }
+  // Limits on a and c alone leave a sheared splat as thin as it likes: across its ridge it measures e^c / sqrt(1 + k^2).
+  const T* __restrict__ a = params[2] + begin;
+  const T* __restrict__ b = params[3] + begin;
+  T* __restrict__ c = params[4] + begin;
+  T least_variance[kChunk];
+  const T floor = exp_limited(T(2) * T(step.log_min));
+  for (int i = 0; i < n; ++i) {
+    const T k = b[i] * exp_limited(-a[i]);
+    least_variance[i] = floor * (T(1) + k * k);
+  }
+  for (int i = 0; i < n; ++i)
+    if (exp_limited(T(2) * c[i]) < least_variance[i]) c[i] = T(0.5) * natural_log(least_variance[i]);
 }
 
 template <class T>
@@ -368,29 +383,55 @@ struct Window {
 
 constexpr float kC1 = 0.01f * 0.01f, kC2 = 0.03f * 0.03f;
 
-// Horizontal blur of one padded row: in has kHalf zeros on both sides of n values.
-void blur_row(const Window& window, const float* __restrict__ in, float* __restrict__ out, int n) {
-  for (int x = 0; x < n; ++x) {
-    float s = 0;
-    for (int k = 0; k < kWindow; ++k) s += window.tap[k] * in[x + k];
-    out[x] = s;
-  }
+// The 11 taps written out, so that the loop over the pixels is the one that is vectorised.
+template <class At> inline float taps(const Window& w, At at) {
+  return w.tap[0] * (at(0) + at(10)) + w.tap[1] * (at(1) + at(9)) + w.tap[2] * (at(2) + at(8)) +
+         w.tap[3] * (at(3) + at(7)) + w.tap[4] * (at(4) + at(6)) + w.tap[5] * at(5);
 }
 
-void blur_rows(const Window& window, float* const rows[kWindow], float* __restrict__ out, int n) {
-  for (int x = 0; x < n; ++x) out[x] = 0;
-  for (int k = 0; k < kWindow; ++k) {
-    const float* __restrict__ in = rows[k];
-    if (!in) continue;
-    const float tap = window.tap[k];
-    for (int x = 0; x < n; ++x) out[x] += tap * in[x];
+// Horizontal blur of one padded row: in has kHalf zeros on both sides of n values.
+void blur_row(const Window& window, const float* __restrict__ in, float* __restrict__ out, int n) {
+  for (int x = 0; x < n; ++x) out[x] = taps(window, [&](int k) { return in[x + k]; });
+}
+
+// Vertical blur of the rows of a window.
+struct RingRows {
+  const float* row[kWindow];
+};
+void blur_rows(const Window& window, const RingRows& rows, float* __restrict__ out, int n) {
+  for (int x = 0; x < n; ++x) out[x] = taps(window, [&](int k) { return rows.row[k][x]; });
+}
+
+// One row of the SSIM map and its derivatives by the window's sums. Pictures are given relative to `center`, near their
+// mean: variances are small differences of squares, which would drown in the rounding of a bright picture.
+// a, b, squares, product: sums of the window over a, b, a^2 + b^2, a b; mass: of the window along x.
+void ssim_row(const float* __restrict__ a, const float* __restrict__ b, const float* __restrict__ squares,
+              const float* __restrict__ product, const float* __restrict__ mass, float row_mass, float center, int n,
+              float* __restrict__ value, float* __restrict__ d_a, float* __restrict__ d_squares,
+              float* __restrict__ d_product) {
+  for (int x = 0; x < n; ++x) {
+    const float inverse = 1.0f / (mass[x] * row_mass);
+    const float ma = a[x] * inverse, mb = b[x] * inverse;
+    // Rounding must not leave |2 cov| <= var + var, which keeps the map within [-1, 1].
+    const float variances = greatest(squares[x] * inverse - ma * ma - mb * mb, 0.0f);
+    const float covariance = clamp(product[x] * inverse - ma * mb, -0.5f * variances, 0.5f * variances);
+    const float mean_a = ma + center, mean_b = mb + center;
+    const float light = 2 * mean_a * mean_b + kC1, texture = 2 * covariance + kC2;
+    const float b1 = 1.0f / (mean_a * mean_a + mean_b * mean_b + kC1), b2 = 1.0f / (variances + kC2);
+    const float ssim = light * texture * b1 * b2;
+    const float by_product = 2 * light * b1 * b2, by_squares = -ssim * b2;
+    const float by_mean = 2 * mean_b * texture * b1 * b2 - 2 * mean_a * ssim * b1;
+    value[x] = ssim;
+    d_a[x] = inverse * (by_mean - 2 * ma * by_squares - mb * by_product);
+    d_squares[x] = inverse * by_squares;
+    d_product[x] = inverse * by_product;
   }
 }
 
 // Streams down the rows with two rings of kWindow rows: blurred moments of the pictures in, and the blurred derivatives
 // of the map out. No array of the picture's size is needed.
-double ssim(Planes<const float> residual, Planes<const float> target, Planes<float> d, int first, int last, int margin,
-            float scale, float* scratch) {
+double ssim(Planes<const float> residual, Planes<const float> target, const float* center, Planes<float> d, int first,
+            int last, int margin, float scale, float* scratch) {
   const Window window;
   const int n = residual.width, height = residual.height;
   const int pad = n + 2 * kHalf;
@@ -400,21 +441,32 @@ double ssim(Planes<const float> residual, Planes<const float> target, Planes<flo
     next += count;
     return p;
   };
-  float* ring1[kWindow][5];
-  float* ring2[kWindow][3];
+  // The picture's and the target's mean, mean of the sum of squares (the variances only ever enter as a sum), product.
+  float* ring1[kWindow][kMoments];
+  float* ring2[kWindow][kDerivatives];
   for (auto& row : ring1)
     for (auto& p : row) p = take(n);
   for (auto& row : ring2)
     for (auto& p : row) p = take(n);
   float* padded = take(pad);
-  float* m[5];
+  float* m[kMoments];
   for (auto& p : m) p = take(n);
-  float* map[3];
+  float* map[kDerivatives];
   for (auto& p : map) p = take(n);
   float* mass = take(n);
   float* picture = take(n);
-  for (int x = 0; x < n; ++x) mass[x] = window.inside(x, n);
+  float* original = take(n);
+  float* zeros = take(n);
+  for (int x = 0; x < n; ++x) mass[x] = window.inside(x, n), zeros[x] = 0;
   for (int i = 0; i < pad; ++i) padded[i] = 0;
+  const auto window_at = [&](int middle, auto& ring, int quantity) {
+    RingRows rows;
+    for (int k = 0; k < kWindow; ++k) {
+      const int y = middle - kHalf + k;
+      rows.row[k] = y >= 0 && y < height ? ring[y % kWindow][quantity] : zeros;
+    }
+    return rows;
+  };
 
   double total = 0;
   const int reach = d.data ? kHalf : 0;
@@ -423,64 +475,40 @@ double ssim(Planes<const float> residual, Planes<const float> target, Planes<flo
       if (y >= 0 && y < height) {
         const float* r = residual.at(y, c);
         const float* t = target.at(y, c);
-        for (int x = 0; x < n; ++x) picture[x] = r[x] + t[x];
-        for (int q = 0; q < 5; ++q) {
-          float* __restrict__ o = padded + kHalf;
-          for (int x = 0; x < n; ++x) {
-            const float a = picture[x], b = t[x];
-            o[x] = q == 0 ? a : q == 1 ? b : q == 2 ? a * a : q == 3 ? b * b : a * b;
-          }
-          blur_row(window, padded, ring1[y % kWindow][q], n);
-        }
+        for (int x = 0; x < n; ++x) original[x] = t[x] - center[c], picture[x] = r[x] + original[x];
+        float* __restrict__ o = padded + kHalf;
+        const auto blur = [&](int quantity, auto value) {
+          for (int x = 0; x < n; ++x) o[x] = value(picture[x], original[x]);
+          blur_row(window, padded, ring1[y % kWindow][quantity], n);
+        };
+        blur(0, [](float a, float) { return a; });
+        blur(1, [](float, float b) { return b; });
+        blur(2, [](float a, float b) { return a * a + b * b; });
+        blur(3, [](float a, float b) { return a * b; });
       }
       const int s = y - kHalf;  // the row whose window is now complete
       if (s >= greatest(0, first - reach) && s <= least(height - 1, last + reach)) {
-        float* rows[kWindow];
-        for (int q = 0; q < 5; ++q) {
-          for (int k = 0; k < kWindow; ++k) {
-            const int z = s - kHalf + k;
-            rows[k] = z >= 0 && z < height ? ring1[z % kWindow][q] : nullptr;
-          }
-          blur_rows(window, rows, m[q], n);
-        }
+        for (int q = 0; q < kMoments; ++q) blur_rows(window, window_at(s, ring1, q), m[q], n);
         const float row_mass = window.inside(s, height);
-        const bool counted = s >= first && s <= last && s >= margin && s < height - margin;
-        for (int x = 0; x < n; ++x) {
-          const float inverse = 1.0f / (mass[x] * row_mass);
-          const float mx = m[0][x] * inverse, my = m[1][x] * inverse;
-          const float sxx = m[2][x] * inverse - mx * mx, syy = m[3][x] * inverse - my * my;
-          const float sxy = m[4][x] * inverse - mx * my;
-          const float a1 = 2 * mx * my + kC1, a2 = 2 * sxy + kC2;
-          const float b1 = 1.0f / (mx * mx + my * my + kC1), b2 = 1.0f / (sxx + syy + kC2);
-          const float value = a1 * a2 * b1 * b2;
-          picture[x] = value;
-          const float d_xy = 2 * a1 * b1 * b2, d_xx = -value * b2;
-          map[0][x] = inverse * (2 * my * a2 * b1 * b2 - 2 * mx * value * b1 - 2 * mx * d_xx - my * d_xy);
-          map[1][x] = inverse * d_xx;
-          map[2][x] = inverse * d_xy;
-        }
-        if (counted)
+        ssim_row(m[0], m[1], m[2], m[3], mass, row_mass, center[c], n, picture, map[0], map[1], map[2]);
+        if (s >= first && s <= last && s >= margin && s < height - margin)
           for (int x = margin; x < n - margin; ++x) total += picture[x];
         if (d.data)
-          for (int q = 0; q < 3; ++q) {
+          for (int q = 0; q < kDerivatives; ++q) {
             for (int x = 0; x < n; ++x) padded[kHalf + x] = map[q][x];
             blur_row(window, padded, ring2[s % kWindow][q], n);
           }
       }
       const int o = y - 2 * kHalf;  // the row whose derivative is now complete
       if (d.data && o >= first && o <= last) {
-        float* rows[kWindow];
-        for (int q = 0; q < 3; ++q) {
-          for (int k = 0; k < kWindow; ++k) {
-            const int z = o - kHalf + k;
-            rows[k] = z >= 0 && z < height ? ring2[z % kWindow][q] : nullptr;
-          }
-          blur_rows(window, rows, m[q], n);
-        }
+        for (int q = 0; q < kDerivatives; ++q) blur_rows(window, window_at(o, ring2, q), m[q], n);
         const float* r = residual.at(o, c);
         const float* t = target.at(o, c);
-        float* out = d.at(o, c);
-        for (int x = 0; x < n; ++x) out[x] += scale * (m[0][x] + 2 * (r[x] + t[x]) * m[1][x] + t[x] * m[2][x]);
+        float* __restrict__ out = d.at(o, c);
+        for (int x = 0; x < n; ++x) {
+          const float b = t[x] - center[c], a = r[x] + b;
+          out[x] += scale * (m[0][x] + 2 * a * m[1][x] + b * m[2][x]);
+        }
       }
     }
   }

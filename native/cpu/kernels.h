@@ -14,6 +14,7 @@ constexpr int kTileWidth = 64, kTileHeight = 64;
 constexpr int kLine = 16;    // elements; rows of pixels start at multiples of this
 constexpr int kChunk = 64;   // splats that the update treats together
 constexpr int kWindow = 11, kHalf = kWindow / 2;  // taps of the SSIM window
+constexpr int kMoments = 4, kDerivatives = 3;      // rows of pictures that the SSIM blurs on the way in and out
 
 // A picture as [row][channel][column], each channel row padded to whole lines. An odd number of lines per row spreads
 // a column of pixels over the sets of the first-level cache.
@@ -40,7 +41,7 @@ struct AdamStep {
   float rate[4];          // mean, log-diagonal, off-diagonal, colour; the schedule already multiplied in
   float beta1, beta2;
   float correction1, correction2;  // 1 / (1 - beta^t)
-  float log_min, log_max;          // limits of a and c
+  float log_min, log_max;          // limits of a and c; e^log_min is also the least standard deviation across a ridge
 };
 
 struct LossWeights {
@@ -71,8 +72,9 @@ struct LossKernels {
   void (*sums)(Planes<const float> residual, Planes<const float> target, Tile tile, double out[3]);
   // Rows first..last of dSSIM/dimage times scale, added to d (skipped where d.data is null); returns the sum of the
   // SSIM map over these rows within the margin. scratch: ssim_scratch() floats.
-  double (*ssim)(Planes<const float> residual, Planes<const float> target, Planes<float> d, int first, int last,
-                 int margin, float scale, float* scratch);
+  // center: about the mean of each channel of the target.
+  double (*ssim)(Planes<const float> residual, Planes<const float> target, const float* center, Planes<float> d,
+                 int first, int last, int margin, float scale, float* scratch);
 };
 
 struct InstructionSet {
