@@ -10,8 +10,6 @@ from splat2d.errors import InputError
 Preset = Literal["fast", "balanced", "best"]
 Device = Literal["auto", "cpu", "cuda"]
 
-STEPS: dict[Preset, int] = {"fast": 500, "balanced": 1000, "best": 5000}
-
 
 @dataclass(frozen=True, slots=True)
 class Loss:

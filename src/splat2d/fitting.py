@@ -41,11 +41,11 @@ class Recipe:
 
 RECIPES: dict[Preset, Recipe] = {
     "fast": Recipe(500, 0.1, 8, 0.45, 10, 0.03, 0.85),
-    "balanced": Recipe(1000, 0.1, 8, 0.45, 10, 0.03, 0.85),
+    "balanced": Recipe(1000, 0.1, 8, 0.45, 20, 0.03, 0.85),
     "best": Recipe(5000, 0.1, 12, 0.45, 40, 0.02, 0.85),
 }
 
-RATE_CONSTANT = 0.5  # share of the steps before the learning rates fall along a cosine
+RATE_CONSTANT = 0.7  # share of the steps before the learning rates fall along a cosine
 RATE_FINAL = 0.02  # of the learning rates, at the last step
 NEW_SIZE = 0.5  # standard deviation of a grown splat, per mean distance of splats and SIZE
 NEW_SIZE_LEAST = 1.0  # pixels

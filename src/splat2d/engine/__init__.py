@@ -19,12 +19,12 @@ class Optimizer:
     """Adam's settings, a learning rate per group of parameters (Kingma and Ba 2015)."""
 
     mean_rate: float = 0.5  # pixels per step
-    diagonal_rate: float = 0.05  # of a and c
+    diagonal_rate: float = 0.1  # of a and c
     shear_rate: float = 0.1  # of b, pixels per step
     color_rate: float = 0.01
     beta1: float = 0.9
     beta2: float = 0.99
-    log_min: float = -1.2  # floor of a and c: e^-1.2 = 0.3 pixels
+    log_min: float = -0.7  # floor of a and c and of the short axis: e^-0.7 = 0.5 pixels
     log_max: float = 10.0
 
 
