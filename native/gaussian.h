@@ -102,6 +102,13 @@ template <class T> SPLAT2D_FN Range columns_of(const Splat<T>& s, int low, int h
           int(__builtin_floor(within(right + T(kSlack), T(low - 1), T(high))))};
 }
 
+// The same for rows, whatever the column.
+template <class T> SPLAT2D_FN Range rows_of(const Splat<T>& s, int low, int high) {
+  const T top = s.my + s.hy - T(0.5), bottom = s.my - s.hy - T(0.5);
+  return {int(__builtin_ceil(within(bottom - T(kSlack), T(low), T(high + 1)))),
+          int(__builtin_floor(within(top + T(kSlack), T(low - 1), T(high))))};
+}
+
 // Rows whose pixel centres can lie inside the ellipse for the columns first..last, clipped to [low, high]. Free of
 // branches, so that compilers can treat several strips of columns at once.
 template <class T> SPLAT2D_FN Range rows_of(const Splat<T>& s, int first, int last, int low, int high) {

@@ -90,7 +90,9 @@ template <class T> struct Binned {
     if (columns.first > columns.last) return;
     for (int column = columns.first / kTileWidth; column <= columns.last / kTileWidth; ++column) {
       const int x = column * kTileWidth;
-      const Range rows = rows_of(s, x, std::min(x + kTileWidth, grid.width) - 1, 0, grid.height - 1);
+      const Range rows = columns.first >= x && columns.last < x + kTileWidth
+                             ? rows_of(s, 0, grid.height - 1)
+                             : rows_of(s, x, std::min(x + kTileWidth, grid.width) - 1, 0, grid.height - 1);
       if (rows.first > rows.last) continue;
       for (int row = rows.first / kTileHeight; row <= rows.last / kTileHeight; ++row)
         use(std::ptrdiff_t(row) * grid.columns + column);
