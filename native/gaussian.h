@@ -21,8 +21,19 @@ constexpr double kSlack = 1e-3;         // pixels by which ranges are wider than
                                         // and each pixel is tested against the cut-off anyway
 constexpr double kFarAway = 1e8;        // pixels; what lies beyond is off every canvas
 
+#if defined(__CUDACC__)
+SPLAT2D_FN float root(float x) { return ::sqrtf(x); }
+SPLAT2D_FN double root(double x) { return ::sqrt(x); }
+SPLAT2D_FN float up(float x) { return ::ceilf(x); }
+SPLAT2D_FN double up(double x) { return ::ceil(x); }
+SPLAT2D_FN float down(float x) { return ::floorf(x); }
+SPLAT2D_FN double down(double x) { return ::floor(x); }
+#else
 SPLAT2D_FN float root(float x) { return __builtin_sqrtf(x); }
 SPLAT2D_FN double root(double x) { return __builtin_sqrt(x); }
+template <class T> SPLAT2D_FN T up(T x) { return T(__builtin_ceil(x)); }
+template <class T> SPLAT2D_FN T down(T x) { return T(__builtin_floor(x)); }
+#endif
 template <class T> SPLAT2D_FN T least(T a, T b) { return a < b ? a : b; }
 template <class T> SPLAT2D_FN T greatest(T a, T b) { return a > b ? a : b; }
 template <class T> SPLAT2D_FN T clamp(T x, T low, T high) { return x < low ? low : (x > high ? high : x); }
@@ -98,15 +109,15 @@ struct Range {
 // Columns whose pixel centres can lie inside the ellipse, clipped to [low, high].
 template <class T> SPLAT2D_FN Range columns_of(const Splat<T>& s, int low, int high) {
   const T left = s.mx - s.hx - T(0.5), right = s.mx + s.hx - T(0.5);
-  return {int(__builtin_ceil(within(left - T(kSlack), T(low), T(high + 1)))),
-          int(__builtin_floor(within(right + T(kSlack), T(low - 1), T(high))))};
+  return {int(up(within(left - T(kSlack), T(low), T(high + 1)))),
+          int(down(within(right + T(kSlack), T(low - 1), T(high))))};
 }
 
 // The same for rows, whatever the column.
 template <class T> SPLAT2D_FN Range rows_of(const Splat<T>& s, int low, int high) {
   const T top = s.my + s.hy - T(0.5), bottom = s.my - s.hy - T(0.5);
-  return {int(__builtin_ceil(within(bottom - T(kSlack), T(low), T(high + 1)))),
-          int(__builtin_floor(within(top + T(kSlack), T(low - 1), T(high))))};
+  return {int(up(within(bottom - T(kSlack), T(low), T(high + 1)))),
+          int(down(within(top + T(kSlack), T(low - 1), T(high))))};
 }
 
 // Rows whose pixel centres can lie inside the ellipse for the columns first..last, clipped to [low, high]. Free of
@@ -116,8 +127,8 @@ template <class T> SPLAT2D_FN Range rows_of(const Splat<T>& s, int first, int la
   // upper() is concave with its maximum at top_dx, and the lower end is -upper(-dx).
   const T top = s.my + upper(s, clamp(s.top_dx, da, db)) - T(0.5);
   const T bottom = s.my - upper(s, clamp(s.top_dx, -db, -da)) - T(0.5);
-  const int end = int(__builtin_floor(within(top + T(kSlack), T(low - 1), T(high))));
-  return {int(__builtin_ceil(within(bottom - T(kSlack), T(low), T(high + 1)))), da <= db ? end : low - 1};
+  const int end = int(down(within(top + T(kSlack), T(low - 1), T(high))));
+  return {int(up(within(bottom - T(kSlack), T(low), T(high + 1)))), da <= db ? end : low - 1};
 }
 
 // Sums over the pixels of one splat of v dx, v e, v dx^2, v dx e, v e^2, where v = w * (colour . dL/dimage).

@@ -483,6 +483,8 @@ std::vector<float> Fit::error_map(float power) {
   return map;
 }
 
+constexpr float kSpread = 4;  // one event puts at most a splat on so many sigma^2 of a picture
+
 // Weights such that count draws in proportion to them put at most `most` splats on a pixel in the mean: weights *
 // scale, cut at `most`, where the scale is found by fixed-point iteration from below. Without the cut a peaked map puts
 // dozens of splats on one spot; they then move as one, overshoot, and raise the very error that attracts more.
@@ -515,8 +517,11 @@ void Fit::place(const std::vector<std::int32_t>& indices, float power, float sig
   std::vector<std::int64_t> pixels(indices.size());
   render_residual();
   std::vector<float> map = error_map(power);
-  flatten(map, double(count), 1 / (4 * sigma * sigma));
+  flatten(map, double(count), 1 / (kSpread * sigma * sigma));
   draw(map.data(), std::int64_t(map.size()), count, seed, pixels.data());
+  // Half of what is missing, since neighbours share the place; less where there are more splats than flatten() can spread.
+  const float crowd = kSpread * sigma * sigma * float(count) / float(map.size());
+  const float share = 0.5f / std::max(crowd, 1.0f);
   Fields<float> p = params_, m = first_, v = second_;
   for (std::int64_t j = 0; j < count; ++j) {
     const std::int32_t i = indices[j];
@@ -526,8 +531,7 @@ void Fit::place(const std::vector<std::int32_t>& indices, float power, float sig
     p[1][i] = float(y + random_unit(seed, std::uint64_t(count + 2 * j + 1)));
     p[2][i] = p[4][i] = std::log(sigma);
     p[3][i] = 0;
-    // Half of what is missing: neighbours drawn in the same place share the rest.
-    for (int c = 0; c < channels(); ++c) p[kGeometry + c][i] = -0.5f * residual_.planes().at(y, c)[x];
+    for (int c = 0; c < channels(); ++c) p[kGeometry + c][i] = -share * residual_.planes().at(y, c)[x];
   }
 }
 

@@ -47,6 +47,7 @@ RECIPES: dict[Preset, Recipe] = {
 
 RATE_CONSTANT = 0.7  # share of the steps before the learning rates fall along a cosine
 RATE_FINAL = 0.02  # of the learning rates, at the last step
+CROWD = 4  # splats per pixel beyond which the learning rates fall
 NEW_SIZE = 0.5  # standard deviation of a grown splat, per mean distance of splats and SIZE
 NEW_SIZE_LEAST = 1.0  # pixels
 
@@ -132,7 +133,7 @@ def _checked(image: Floats) -> Floats:
     if image.size == 0:
         raise InputError(f"fit: the picture has no pixels (shape {image.shape})")
     image = np.ascontiguousarray(image, dtype=np.float32)
-    if not math.isfinite(float(image.sum(dtype=np.float64))):
+    if not (math.isfinite(float(image.min())) and math.isfinite(float(image.max()))):  # both are NaN if any pixel is
         raise InputError("fit: the picture has NaN or infinite pixels; replace them, for instance by numpy.nan_to_num")
     return image
 
@@ -150,8 +151,9 @@ class _Run:
         self.peak = 1.0 if self.standard else max(abs(low), abs(high))
         self.image = image if self.standard else image / np.float32(self.peak)
         self.background = self.image.mean((0, 1), dtype=np.float64).astype(np.float32)
+        self.optimizer = Optimizer()
         self.session: Session = engine(config.device).start(
-            self.image, self.background, config.loss, Optimizer(), config.threads
+            self.image, self.background, config.loss, self.optimizer, config.threads
         )
         self.step = 0
         self.planned = 0
@@ -161,7 +163,8 @@ class _Run:
         self.best_loss = math.inf
 
     def seed_splats(self, count: int, sigma: float) -> None:
-        self.session.set_splats(*initial_splats(self.image, self.background, count, sigma, self.seed))
+        least = math.exp(self.optimizer.log_min)
+        self.session.set_splats(*initial_splats(self.image, self.background, count, sigma, least, self.seed))
         self.session.sort()
 
     def advance(self, rates: Floats, full: bool) -> Iterator[Progress]:
@@ -235,7 +238,8 @@ def _fit_count(run: _Run, recipe: Recipe, steps: int, count: int) -> Iterator[Pr
     sigma = SIZE * spacing(run, count)
     new_sigma = max(NEW_SIZE_LEAST, NEW_SIZE * sigma)
     power = draw_power(run.width * run.height / count)
-    rates = cosine_rates(steps)
+    # In a crowd many splats move each pixel together, by as much as one alone should.
+    rates = cosine_rates(steps) * np.float32(min(1.0, CROWD * run.width * run.height / count))
 
     start = max(1, round(recipe.start * count))
     targets: dict[int, int] = {}  # step -> splats from there on

@@ -32,11 +32,11 @@ def edge_strength(image: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def initial_splats(
-    image: NDArray[np.float32], background: NDArray[np.float32], count: int, sigma: float, seed: int
+    image: NDArray[np.float32], background: NDArray[np.float32], count: int, sigma: float, least: float, seed: int
 ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
     """count splats for image [H, W, C], more of them where the picture has structure.
 
-    sigma, in pixels, is their size at the mean density; where they lie closer they are smaller.
+    sigma, in pixels, is their size at the mean density; where they lie closer they are smaller, but not below least.
     Returns means [N, 2], log_cholesky [N, 3], colors [N, C].
     """
     height, width, _ = image.shape
@@ -56,6 +56,10 @@ def initial_splats(
     jitter = np.random.default_rng(seed).random((count, 2), np.float32)
     means = np.stack([x, y], 1).astype(np.float32) + jitter
     log_cholesky = np.zeros((count, 3), np.float32)
-    log_cholesky[:, 0] = log_cholesky[:, 2] = np.log(sigma / np.sqrt(np.clip(density[y, x], 0.25, 16.0)))
-    colors = (image[y, x] - background) * np.float32(INITIAL_AMPLITUDE)
+    wanted = (sigma / np.sqrt(np.clip(density[y, x], 0.25, 16.0))).astype(np.float32)
+    size = np.maximum(wanted, np.float32(least))
+    log_cholesky[:, 0] = log_cholesky[:, 2] = np.log(size)
+    # Splats larger than their spacing asks for overlap more, so each takes less.
+    amplitude = np.float32(INITIAL_AMPLITUDE) * (wanted / size) ** 2
+    colors = (image[y, x] - background) * amplitude[:, None]
     return means, log_cholesky, colors
