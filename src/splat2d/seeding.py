@@ -54,12 +54,12 @@ def initial_splats(
     )
     y, x = np.divmod(pixels, width)
     jitter = np.random.default_rng(seed).random((count, 2), np.float32)
-    means = np.stack([x, y], 1).astype(np.float32) + jitter
+    means = (np.stack([x, y], 1) + jitter).astype(np.float32)
     log_cholesky = np.zeros((count, 3), np.float32)
     wanted = (sigma / np.sqrt(np.clip(density[y, x], 0.25, 16.0))).astype(np.float32)
     size = np.maximum(wanted, np.float32(least))
     log_cholesky[:, 0] = log_cholesky[:, 2] = np.log(size)
     # Splats larger than their spacing asks for overlap more, so each takes less.
-    amplitude = np.float32(INITIAL_AMPLITUDE) * (wanted / size) ** 2
-    colors = (image[y, x] - background) * amplitude[:, None]
+    amplitude = INITIAL_AMPLITUDE * (wanted / size) ** 2
+    colors = ((image[y, x] - background) * amplitude[:, None]).astype(np.float32)
     return means, log_cholesky, colors
