@@ -1,0 +1,35 @@
+"""What a table was measured on: every script here prints it first."""
+
+import os
+import platform
+import subprocess
+from datetime import UTC, datetime
+from pathlib import Path
+
+from splat2d import _cpu
+
+ROOT = Path(__file__).resolve().parents[1]
+DATA = ROOT.parent / "shared" / "data"  # the test pictures lie beside a checkout
+
+
+def describe(threads: int | None) -> str:
+    """One line: commit, CPU, instruction set, threads, date."""
+    cores = f"{threads or os.cpu_count()} of {os.cpu_count()} threads"
+    return f"Commit {commit()}, {cpu()}, {_cpu.instruction_set()}, {cores}, {datetime.now(UTC).date()}"
+
+
+def commit() -> str:
+    command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--exclude=*"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def cpu() -> str:
+    information = Path("/proc/cpuinfo")
+    if information.exists():
+        for line in information.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()

@@ -1,0 +1,88 @@
+"""How good the fits of Kodak photos are and how long they take: a Markdown table.
+
+python benchmarks/quality.py                              every preset, 5,000 and 10,000 splats
+python benchmarks/quality.py --presets fast --pictures 23 one fit of each size
+python benchmarks/quality.py --time-to 42.1               how soon a fit of kodim23 reaches 42.1 dB
+"""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+from machine import DATA, describe
+
+import splat2d
+
+PRESETS = ("fast", "balanced", "best")
+TIMED_PICTURE, TIMED_SPLATS = 23, 10_000
+
+
+def main() -> None:
+    options = arguments()
+    print(describe(options.threads), end="\n\n")
+    if options.time_to is None:
+        table(options)
+    else:
+        for preset in options.presets or ["balanced"]:
+            print(time_to(options, preset))
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", nargs="?", type=Path, default=DATA / "kodak", help="with kodim01.png and so on")
+    parser.add_argument("--pictures", nargs="+", type=int, default=[1, 5, 8, 15, 19, 23], help="their numbers")
+    parser.add_argument("--splats", nargs="+", type=int, default=[5_000, 10_000])
+    parser.add_argument("--presets", nargs="+", choices=PRESETS, help="default: all, and balanced for --time-to")
+    parser.add_argument("--steps", type=int, help="instead of those of the preset")
+    parser.add_argument("--threads", type=int, help="default: every core")
+    parser.add_argument("--rounded", action="store_true", help="add the PSNR of the 8-bit picture")
+    parser.add_argument("--time-to", type=float, metavar="DB", help="time one fit of kodim23 at 10,000 splats instead")
+    return parser.parse_args()
+
+
+def load(folder: Path, number: int) -> np.ndarray:
+    return splat2d.load_image(folder / f"kodim{number:02}.png")
+
+
+def table(options: argparse.Namespace) -> None:
+    columns = ["picture", "splats", "preset", "steps", "PSNR dB", *["rounded dB"] * options.rounded, "SSIM", "seconds"]
+    print(f"| {' | '.join(columns)} |")
+    print(f"|{'---|' * len(columns)}")
+    for preset in options.presets or PRESETS:
+        for count in options.splats:
+            rows = [measure(options, preset, count, number) for number in options.pictures]
+            line("**mean**", count, preset, *np.mean(rows, axis=0))
+
+
+def measure(options: argparse.Namespace, preset: str, count: int, number: int) -> list[float]:
+    """Prints the row of one fit and returns its numbers, from the steps on."""
+    image = load(options.folder, number)
+    result = splat2d.fit(image, splats=count, preset=preset, steps=options.steps, threads=options.threads)
+    rendered = splat2d.render(result.splats, threads=options.threads).clip(0, 1)
+    quality = [splat2d.psnr(rendered, image)]
+    if options.rounded:
+        quality.append(splat2d.psnr(np.round(rendered * 255) / 255, image))
+    numbers = [result.steps, *quality, splat2d.ssim(rendered, image), result.seconds]
+    line(f"kodim{number:02}", count, preset, *numbers)
+    return numbers
+
+
+def line(name: str, count: int, preset: str, steps: float, *numbers: float) -> None:
+    *quality, ssim, seconds = numbers
+    cells = [name, f"{count:,}", preset, f"{steps:.0f}", *(f"{value:.2f}" for value in quality), f"{ssim:.4f}"]
+    print(f"| {' | '.join(cells)} | {seconds:.2f} |", flush=True)
+
+
+def time_to(options: argparse.Namespace, preset: str) -> str:
+    image = load(options.folder, TIMED_PICTURE)
+    config = splat2d.FitConfig(splats=TIMED_SPLATS, preset=preset, steps=options.steps, threads=options.threads)
+    what = f"kodim{TIMED_PICTURE}, {TIMED_SPLATS:,} splats, {preset}"
+    for progress in splat2d.fit_steps(image, config):
+        if progress.count == TIMED_SPLATS and progress.psnr >= options.time_to:
+            reached = f"{progress.psnr:.2f} dB after {progress.seconds:.2f} s"
+            return f"{what}: {reached}, step {progress.step} of {progress.steps}"
+    return f"{what}: not reached, {progress.psnr:.2f} dB after {progress.seconds:.2f} s"
+
+
+if __name__ == "__main__":
+    main()
