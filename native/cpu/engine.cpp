@@ -20,6 +20,8 @@ int team_size(int threads) { return threads > 0 ? threads : available_threads();
 std::ptrdiff_t share(std::ptrdiff_t count, int part, int parts) { return count * part / parts; }
 std::ptrdiff_t divide_up(std::ptrdiff_t a, std::ptrdiff_t b) { return (a + b - 1) / b; }
 
+}  // namespace
+
 struct TileGrid {
   int width, height;  // pixels
   int columns, rows;
@@ -99,6 +101,8 @@ template <class T> struct Binned {
     }
   }
 };
+
+namespace {
 
 template <class T> Table<T> to_table(SplatArrays<T> splats) {
   Table<T> table(kGeometry + splats.channels);
@@ -337,10 +341,13 @@ Fit::Fit(const float* target, const float* background, int width, int height, in
       residual_(width, height, channels),
       params_(kGeometry + channels),
       first_(kGeometry + channels),
-      second_(kGeometry + channels) {
+      second_(kGeometry + channels),
+      bins_(std::make_unique<Binned<float>>(width, height, float(kCutoff))) {
   fill_planes(target_.planes(), threads_, interleaved(target, width, channels));
   if (options_.weights.ssim > 0) d_image_ = Picture<float>(width, height, channels);
 }
+
+Fit::~Fit() = default;
 
 void Fit::set_splats(SplatArrays<float> splats) {
   params_ = to_table(splats);
@@ -361,7 +368,7 @@ double Fit::run(const float* rates, int steps) {
   const LossKernels& loss = instruction_set().loss;
   const bool pure_l2 = weights.l2 == 1 && weights.l1 == 0 && weights.ssim == 0;
   const int channels = target.channels;
-  Binned<float> binned(target.width, target.height, float(kCutoff));
+  Binned<float>& binned = *bins_;
   const std::ptrdiff_t tiles = binned.grid.count(), chunks = divide_up(params_.count(), kChunk);
   const std::ptrdiff_t bands = divide_up(target.height, kBand);
   std::vector<double> sums(3 * tiles);
@@ -421,7 +428,7 @@ double Fit::run(const float* rates, int steps) {
 
 void Fit::render_residual() {
   const Planes<float> residual = residual_.planes();
-  Binned<float> binned(residual.width, residual.height, float(kCutoff));
+  Binned<float>& binned = *bins_;
   Deck tiles;
   parallel(threads_, [&](Team& team, int thread) {
     binned.bin(team, thread, params_.view(), params_.count());

@@ -85,10 +85,13 @@ struct Evaluation {
   double squares, absolutes, clamped, ssim;  // sums over pixels and channels of r^2, |r|, clamped r^2; mean SSIM (losses with it)
 };
 
+template <class T> struct Binned;
+
 // One picture being fitted: parameters, Adam moments, target and buffers.
 class Fit {
  public:
   Fit(const float* target, const float* background, int width, int height, int channels, FitOptions options);
+  ~Fit();
   void set_splats(SplatArrays<float> splats);  // clears the optimiser state
   void get_splats(float* means, float* log_cholesky, float* colors) const;
   std::ptrdiff_t count() const { return params_.count(); }
@@ -115,6 +118,7 @@ class Fit {
   std::vector<float> background_;
   Picture<float> target_, residual_, d_image_;
   Table<float> params_, first_, second_;
+  std::unique_ptr<Binned<float>> bins_;  // kept from step to step for its memory
   std::int64_t steps_ = 0;
 };
 

@@ -10,7 +10,7 @@
 namespace splat2d {
 
 // Pixels of a tile. A tile is written by one thread, in the order of its list: results do not depend on the threads.
-constexpr int kTileWidth = 64, kTileHeight = 64;
+constexpr int kTileWidth = 64, kTileHeight = 128;
 constexpr int kLine = 16;    // elements; rows of pixels start at multiples of this
 constexpr int kChunk = 64;   // splats that the update treats together
 constexpr int kWindow = 11, kHalf = kWindow / 2;  // taps of the SSIM window

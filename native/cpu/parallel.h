@@ -2,7 +2,6 @@
 #pragma once
 
 #include <atomic>
-#include <barrier>
 #include <cstddef>
 #include <thread>
 #include <vector>
@@ -39,9 +38,24 @@ class FlushSubnormals {
 // What the threads of one parallel region share.
 class Team {
  public:
-  explicit Team(int threads) : threads_(threads), barrier_(threads) {}
+  explicit Team(int threads) : threads_(threads) {}
   int threads() const { return threads_; }
-  void wait() { barrier_.arrive_and_wait(); }
+  // A barrier. Phases of a step last a fraction of a millisecond, so waiting threads spin for about that long before
+  // they let others run: waking a thread that sleeps in the kernel costs more than most of these waits.
+  void wait() {
+    const unsigned round = round_.load(std::memory_order_acquire);
+    if (arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 == threads_) {
+      arrived_.store(0, std::memory_order_relaxed);
+      round_.fetch_add(1, std::memory_order_release);
+      return;
+    }
+    for (int spins = 0; round_.load(std::memory_order_acquire) == round; ++spins) {
+      if (spins < 4000)
+        pause();
+      else
+        std::this_thread::yield();
+    }
+  }
   // Runs single() on one thread while the others wait.
   template <class F> void once(int thread, F single) {
     wait();
@@ -49,8 +63,17 @@ class Team {
     wait();
   }
  private:
+  static void pause() {
+#if defined(__SSE__)
+    _mm_pause();
+#elif defined(__aarch64__)
+    asm volatile("yield");
+#endif
+  }
+
   int threads_;
-  std::barrier<> barrier_;
+  std::atomic<int> arrived_{0};
+  std::atomic<unsigned> round_{0};
 };
 
 // Items 0..count-1, dealt to whichever thread asks next.

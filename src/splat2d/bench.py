@@ -16,7 +16,8 @@ from splat2d.splats import Splats
 
 ROUNDS = 15
 BLOCK = 0.05  # seconds that one function runs before the next has its turn
-HOLD = np.zeros(1, np.float32)  # the learning rate of one step: all its work is done, yet the splats stay as they are
+STEPS = 10  # in a block of them, as a fit runs them
+HOLD = np.zeros(STEPS, np.float32)  # learning rates: all the work is done, yet the splats stay as they are
 
 Array = NDArray[np.float32]
 Quartiles = tuple[float, float, float]  # lower quartile, median, upper quartile
@@ -48,7 +49,7 @@ def measure(image: Array, splats: Splats, threads: int) -> Benchmark:
     x = np.random.default_rng(0).uniform(-_cpu.CUTOFF, 0, pairs).astype(np.float32)
     out = np.empty_like(x)
     one, many = start(image, splats, 1), start(image, splats, threads)
-    blocks = interleave(
+    seconds = interleave(
         {
             "step": lambda: one.run(HOLD),
             "render": lambda: _cpu.render(*parameters, splats.background, height, width, threads=1),
@@ -56,6 +57,7 @@ def measure(image: Array, splats: Splats, threads: int) -> Benchmark:
             "threads": lambda: many.run(HOLD),
         }
     )
+    blocks = {name: values / STEPS if name in ("step", "threads") else values for name, values in seconds.items()}
     return Benchmark(
         width=width,
         height=height,
