@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from splat2d import FitConfig, InputError, fit, fit_steps, psnr, render, ssim
+from splat2d.config import STEPS
 
 ONE_CORE = {"preset": "fast", "threads": 1}  # so that a busy machine is no slower than its cores
 FAST = {**ONE_CORE, "steps": 100}
@@ -80,9 +81,8 @@ def test_without_a_budget_the_count_follows_the_size():
 
 @pytest.mark.parametrize("preset", ["fast", "balanced"])
 def test_presets_know_their_steps(preset):
-    steps = {"fast": 500, "balanced": 1000}[preset]
     result = fit(face(48), splats=60, preset=preset)
-    assert result.steps == steps and result.psnr > 28
+    assert result.steps == STEPS[preset] and result.psnr > 28
 
 
 @pytest.mark.parametrize("steps", [1, 2, 3, 7])
