@@ -89,9 +89,20 @@ class Engine(Protocol):
 
 
 def engine(device: Device = "auto") -> Engine:
-    """The engine for a device; auto takes the best one that works here. Raises InputError."""
-    if device == "cuda":
-        raise InputError("device: this version of splat2d has no CUDA engine yet; use --device cpu")
+    """The engine for a device; auto takes the GPU where one can be used. Raises InputError."""
     from splat2d.engine.cpu import CpuEngine
 
+    if device == "cpu":
+        return CpuEngine()
+    try:
+        from splat2d.engine.cuda import CudaEngine
+
+        return CudaEngine()
+    except ImportError:
+        if device == "cuda":
+            advice = 'install it by: pip install "splat2d[cuda]", or use --device cpu'
+            raise InputError(f"device: the CUDA engine is not installed; {advice}") from None
+    except InputError:
+        if device == "cuda":
+            raise
     return CpuEngine()

@@ -1,0 +1,154 @@
+"""Speed of the CUDA engine on one GPU: python benchmarks/gpu.py PICTURE... [--counts 10000 70000]
+
+Pictures are files that Pillow reads. Event times are medians of blocks after a warm-up; wall times include everything
+from the array on the host to the splats on the host. Rates hold for the splats of a finished fit.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+from cuda.core import EventOptions
+from PIL import Image
+
+from splat2d.config import Loss
+from splat2d.engine import Optimizer
+from splat2d.engine.cuda import CudaEngine, CudaSession, cubin
+from splat2d.fitting import fit
+
+ROUNDS = 15
+
+
+def read(path: Path) -> np.ndarray:
+    image = np.asarray(Image.open(path).convert("RGB"), np.float32) / 255
+    return np.ascontiguousarray(image)
+
+
+def event_times(gpu, launch, repeats: int) -> np.ndarray:
+    """Microseconds per call of `launch`, a value per round."""
+    times = []
+    for _ in range(ROUNDS + 2):
+        first = gpu.stream.record(options=EventOptions(timing_enabled=True))
+        for _ in range(repeats):
+            launch()
+        last = gpu.stream.record(options=EventOptions(timing_enabled=True))
+        last.sync()
+        times.append((last - first) * 1e3 / repeats)
+    return np.array(times[2:])
+
+
+def captured(gpu, build, copies: int):
+    """A graph of so many copies of what `build(stream)` launches."""
+    builder = gpu.stream.create_graph_builder()
+    builder.begin_building()
+    for _ in range(copies):
+        build(builder)
+    builder.end_building()
+    graph = builder.complete()
+    return lambda: graph.launch(gpu.stream)
+
+
+def report(name: str, values: np.ndarray, unit: str = "us") -> None:
+    low, median, high = np.percentile(values, [25, 50, 75])
+    print(f"    {name:<34} {median:9.1f} {unit}   ({low:.1f} .. {high:.1f})", flush=True)
+
+
+def kernels(engine: CudaEngine, image: np.ndarray, result) -> None:
+    gpu = engine._gpu
+    session = CudaSession(gpu, image, result.splats.background, Loss(), Optimizer())
+    splats = result.splats
+    session.set_splats(splats.means, splats.log_cholesky, splats.colors)
+    session.sort()
+    hold = np.zeros(200, np.float32)  # learning rates of 0: all the work is done, yet the splats stay as they are
+    session.run(hold)
+    state = np.empty(16, np.int32)
+    gpu.download(session._splats.state, state)
+    inner = session._splats
+    render = captured(gpu, lambda stream: session._render(stream, 1.0, 0.0), 20)
+    inner.set_state(inner.count)
+    update = captured(
+        gpu, lambda stream: inner.update(stream, session._schedule, 0, session._d_image, session._rates), 20
+    )
+    prepare_args = (inner.state, inner.params, inner.splats, inner.more, inner.colors)
+    supers = (-(-inner.count // 1024),)
+    picture = inner.planes
+
+    def redraw(stream) -> None:
+        gpu.launch(stream, inner.channels, "prepare", (-(-inner.count // 128),), 128, *prepare_args)
+        gpu.launch(
+            *(stream, inner.channels, "survey", supers, 1024, inner.state, inner.splats, inner.more, inner.chunks),
+            *(inner.supers, inner.parts, inner.totals, np.int32(picture.width), np.int32(picture.height)),
+        )
+        session._render(stream, 1.0, 0.0)
+
+    whole = captured(gpu, redraw, 20)
+    print(f"    {inner.count} splats, {state[1]} narrow, {state[2]} parts of wide ones")
+
+    def steps() -> None:
+        inner.set_state(inner.count)
+        for _ in range(20):
+            session._graph(10).launch(gpu.stream)
+
+    step = event_times(gpu, steps, 1) / 200
+    report("step (graph of 10)", step)
+    report("steps/s", 1e6 / step, "/s")
+    report("  render kernel", event_times(gpu, render, 5) / 20)
+    report("  update kernel", event_times(gpu, update, 5) / 20)
+    report("render from parameters", event_times(gpu, whole, 5) / 20)
+    walls = []
+    for _ in range(ROUNDS):
+        start = time.perf_counter()
+        session.run(hold)
+        walls.append((time.perf_counter() - start) / len(hold) * 1e6)
+    report("step by wall, run() of 200", np.array(walls))
+    for name, call in (
+        ("sort", session.sort),
+        ("evaluate", session.evaluate),
+        ("get_splats", session.get_splats),
+        ("relocate 3 %", lambda: session.relocate(int(0.03 * session.count), 2.0, 2.0, 0)),
+    ):
+        walls = []
+        for _ in range(ROUNDS):
+            gpu.stream.sync()
+            start = time.perf_counter()
+            call()
+            gpu.stream.sync()
+            walls.append((time.perf_counter() - start) * 1e6)
+        report(f"{name} (wall)", np.array(walls))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("pictures", nargs="+", type=Path)
+    parser.add_argument("--counts", nargs="+", type=int, default=[10_000, 70_000])
+    parser.add_argument("--steps", type=int, default=1000)
+    args = parser.parse_args()
+    start = time.perf_counter()
+    engine = CudaEngine()
+    gpu = engine._gpu
+    print(f"{gpu.device.name}, {gpu.processors} processors; engine ready in {time.perf_counter() - start:.2f} s")
+    start = time.perf_counter()
+    cubin(3, gpu.arch)
+    print(f"kernels compiled or read in {time.perf_counter() - start:.2f} s")
+    fit(np.random.default_rng(0).random((64, 64, 3), np.float32), splats=100, steps=60, device="cuda")
+    print(f"first small fit done after {time.perf_counter() - start:.2f} s", flush=True)
+    for path in args.pictures:
+        image = read(path)
+        for count in args.counts:
+            print(f"{path.stem} {image.shape[1]}x{image.shape[0]}, {count} splats, {args.steps} steps, L2")
+            fits = []
+            for _ in range(3):
+                start = time.perf_counter()
+                result = fit(image, splats=count, steps=args.steps, device="cuda")
+                fits.append(time.perf_counter() - start)
+            print(f"    fit() {np.median(fits):.3f} s wall ({min(fits):.3f} .. {max(fits):.3f}), {result.psnr:.2f} dB")
+            kernels(engine, image, result)
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,4 @@
+// Everything that NVRTC compiles, for one number of channels.
+#include "growth.cuh"
+#include "loss.cuh"
+#include "step.cuh"

@@ -1,0 +1,574 @@
+"""The CUDA engine: kernels compiled on first use by NVRTC, a session whose data stay on the GPU.
+
+The kernels and what they mean stand in native/cuda. A block of steps is a CUDA graph; nothing waits for the host but
+the end of run(), evaluate() and get_splats().
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+import warnings
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from cuda.bindings import driver, nvrtc
+from cuda.core import Device, LaunchConfig, ObjectCode, Program, ProgramOptions, launch
+from numpy.typing import NDArray
+
+from splat2d.config import Loss
+from splat2d.engine import Evaluation, Floats, Optimizer
+from splat2d.errors import InputError
+
+SUPER = 1024  # splats under one box, see native/cuda/common.cuh
+TILE = 16
+SEGMENT = 256
+REDUCTION_BLOCKS = 1024
+PARTS = 65536  # work items beyond one per splat, see plan() in native/cuda/step.cuh
+GRAPH_STEPS = 10
+REPLAN = 50  # steps after which boxes and work items are made anew
+SCHEDULE = 1000  # steps of one upload
+ROOM = 12  # capacity per splat at first: fits grow about tenfold
+SUMS = slice(24, 56)  # of State in native/cuda/common.cuh
+STATE_BYTES = 64
+
+_SOURCES = ("gaussian.h", "cuda/inner.h", "cuda/common.cuh", "cuda/step.cuh", "cuda/loss.cuh", "cuda/growth.cuh")
+_MAIN = "cuda/kernels.cu"
+
+i32, i64, f32, f64, u64 = np.int32, np.int64, np.float32, np.float64, np.uint64
+
+
+class CudaEngine:
+    """See splat2d.engine.Engine. Raises InputError where no GPU can be used."""
+
+    name = "cuda"
+
+    def __init__(self) -> None:
+        self._gpu = _gpu()
+
+    def render(
+        self,
+        means: Floats,
+        log_cholesky: Floats,
+        colors: Floats,
+        background: Floats,
+        height: int,
+        width: int,
+        threads: int | None,
+    ) -> Floats:
+        gpu = self._gpu
+        channels = colors.shape[1]
+        planes = _Planes(width, height, channels)
+        splats = _DeviceSplats(gpu, channels, planes, max(len(means), 1), optimizing=False)
+        splats.upload(means, log_cholesky, colors)
+        splats.sort()
+        splats.survey()
+        ground = gpu.upload(_padded(background))
+        picture = gpu.allocate(planes.bytes)
+        splats.render(gpu.stream, 0, ground, picture, 0, 1.0, 0.0)
+        out = np.empty((height, width, channels), np.float32)
+        flat = gpu.allocate(out.nbytes)
+        gpu.run(channels, "unpack", planes.pixels, 256, picture, flat, i64(planes.pixels))
+        gpu.download(flat, out)
+        return out
+
+    def start(
+        self, image: Floats, background: Floats, loss: Loss, optimizer: Optimizer, threads: int | None
+    ) -> CudaSession:
+        return CudaSession(self._gpu, image, background, loss, optimizer)
+
+
+class CudaSession:
+    """See splat2d.engine.Session."""
+
+    def __init__(self, gpu: _Gpu, image: Floats, background: Floats, loss: Loss, optimizer: Optimizer) -> None:
+        height, width, channels = image.shape
+        self._gpu, self._channels, self._loss, self._optimizer = gpu, channels, loss, optimizer
+        planes = self._planes = _Planes(width, height, channels)
+        self._elements = image.size
+        self._background = gpu.upload(_padded(background))
+        self._target = gpu.allocate(planes.bytes)
+        raw = gpu.upload(np.ascontiguousarray(image, np.float32))
+        gpu.run(channels, "pack", planes.pixels, 256, raw, self._target, i64(planes.pixels))
+        self._residual = gpu.zeros(planes.bytes)
+        self._tile_squares = gpu.allocate(4 * planes.tiles * planes.groups)
+        self._partials = gpu.allocate(8 * 3 * REDUCTION_BLOCKS)
+        self._d_image = self._residual
+        if loss.ssim > 0:
+            self._d_image = gpu.zeros(planes.bytes)
+            self._derivatives = gpu.allocate(4 * 3 * channels * planes.pixels)
+            self._map_sums = gpu.allocate(4 * planes.ssim_blocks * channels)
+            taps = np.exp(-((np.arange(11) - 5.0) ** 2) / (2 * 1.5**2))
+            self._window = gpu.upload((taps / taps.sum()).astype(np.float32))
+        o = optimizer
+        rates = [o.mean_rate, o.diagonal_rate, o.shear_rate, o.color_rate, o.beta1, o.beta2, o.log_min, o.log_max]
+        self._rates = gpu.upload(np.array(rates, np.float32))
+        self._schedule = gpu.allocate(16 * SCHEDULE)
+        self._map_buffers: tuple[Any, Any, Any] | None = None
+        self._splats = _DeviceSplats(gpu, channels, planes, SUPER)
+        self._graphs: dict[int, Any] = {}
+        self._steps = 0
+        self._since_plan = 0
+        self._settled = False
+
+    @property
+    def count(self) -> int:
+        return self._splats.count
+
+    def set_splats(self, means: Floats, log_cholesky: Floats, colors: Floats) -> None:
+        if colors.shape != (len(means), self._channels) or log_cholesky.shape != (len(means), 3):
+            raise ValueError("means, log_cholesky and colors must have the same length, and the target's channels")
+        self._reserve(len(means))
+        self._splats.upload(means, log_cholesky, colors)
+        self._steps = 0
+        self._settled = False
+
+    def get_splats(self) -> tuple[Floats, Floats, Floats]:
+        return self._splats.fetch()
+
+    def run(self, rates: Floats) -> float:
+        o = self._optimizer
+        self._settle()
+        for first in range(0, len(rates), SCHEDULE):
+            part = np.asarray(rates[first : first + SCHEDULE], np.float64)
+            t = self._steps + 1 + np.arange(len(part), dtype=np.float64)
+            table = np.stack([part, 1 / (1 - o.beta1**t), 1 / (1 - o.beta2**t), 0 * part], axis=1)
+            self._gpu.copy_in(self._schedule, table.astype(np.float32))
+            self._splats.set_state(self._splats.count)
+            left = len(part)
+            while left:
+                if self._since_plan == REPLAN:
+                    self._splats.survey(plan=True)
+                    self._since_plan = 0
+                block = min(left, REPLAN - self._since_plan)
+                for size in [GRAPH_STEPS] * (block // GRAPH_STEPS) + [1] * (block % GRAPH_STEPS):
+                    self._graph(size).launch(self._gpu.stream)
+                self._since_plan += block
+                left -= block
+            self._steps += len(part)
+        tiles = self._planes.tiles * self._planes.groups
+        self._reduce("total", self._tile_squares, self._partials, i64(tiles), i32(3))
+        return float(self._sums()[3]) / self._elements
+
+    def evaluate(self) -> Evaluation:
+        loss, planes = self._loss, self._planes
+        self._render_residual()
+        similarity = 0.0
+        if loss.ssim > 0:
+            self._ssim_map(self._gpu.stream)
+            blocks = planes.ssim_blocks * self._channels
+            self._reduce("total", self._map_sums, self._partials, i64(blocks), i32(3))
+        self._reduce("measure", self._residual, self._target, self._partials, i64(planes.pixels))
+        squares, absolutes, clamped, map_sum = (float(value) / self._elements for value in self._sums())
+        similarity = map_sum if loss.ssim > 0 else 0.0
+        value = loss.l2 * squares + loss.l1 * absolutes + loss.ssim * (1 - similarity)
+        return Evaluation(squares, clamped, value)
+
+    def grow(self, added: int, power: float, sigma: float, seed: int) -> None:
+        if added < 0:
+            raise ValueError("cannot add fewer than no splats")
+        self._reserve(self.count + added)
+        self._place(0, added, power, sigma, seed)
+        self._splats.set_state(self.count + added)
+        self._settled = False
+
+    def relocate(self, moved: int, power: float, sigma: float, seed: int) -> None:
+        if not 0 <= moved <= self.count:
+            raise ValueError("cannot move more splats than there are")
+        if moved:
+            indices = self._splats.discard_weakest(moved)
+            self._settled = False
+            self._place(indices, moved, power, sigma, seed)
+        self._settled = False
+
+    def sort(self) -> None:
+        self._splats.sort()
+        self._settled = False
+
+    def _reserve(self, count: int) -> None:
+        if count <= self._splats.capacity:
+            return
+        old = self._splats
+        capacity = ROOM * count if old.count == 0 else max(2 * old.capacity, count)
+        self._splats = _DeviceSplats(self._gpu, self._channels, self._planes, capacity)
+        self._splats.take(old)
+        self._graphs.clear()
+        self._settled = False
+
+    def _settle(self) -> None:
+        """Brings boxes and work items up to date after a change from outside."""
+        if not self._settled:
+            self._splats.prepare()
+            self._splats.survey(plan=True)
+            self._since_plan = 0
+            self._settled = True
+
+    def _graph(self, steps: int) -> Any:
+        graph = self._graphs.get(steps)
+        if graph is None:
+            builder = self._gpu.stream.create_graph_builder()
+            builder.begin_building()
+            for node in range(steps):
+                self._step(builder, node)
+            self._gpu.launch(builder, self._channels, "advance", (1,), 1, self._splats.state, i32(steps))
+            builder.end_building()
+            graph = self._graphs[steps] = builder.complete()
+            builder.close()
+        return graph
+
+    def _step(self, stream: Any, node: int) -> None:
+        loss = self._loss
+        if loss.ssim > 0:
+            self._render(stream, 1.0, 0.0)
+            self._ssim_map(stream)
+            planes = self._planes
+            self._gpu.launch(
+                *(stream, self._channels, "ssim_gradient", planes.ssim_grid, 256),
+                *(self._residual, self._target, self._background, self._window, self._derivatives, self._d_image),
+                *(i32(planes.width), i32(planes.height)),
+                *(f32(loss.l2), f32(0.5 * loss.l1), f32(-0.5 * loss.ssim)),
+            )
+        else:
+            self._render(stream, loss.l2, 0.5 * loss.l1)
+        self._splats.update(stream, self._schedule, node, self._d_image, self._rates)
+
+    def _render(self, stream: Any, l2: float, half_l1: float) -> None:
+        self._splats.render(stream, self._target, self._background, self._residual, self._tile_squares, l2, half_l1)
+
+    def _ssim_map(self, stream: Any) -> None:
+        planes = self._planes
+        self._gpu.launch(
+            *(stream, self._channels, "ssim_map", planes.ssim_grid, 256),
+            *(self._residual, self._target, self._background, self._window, self._derivatives, self._map_sums),
+            *(i32(planes.width), i32(planes.height)),
+        )
+
+    def _render_residual(self) -> None:
+        self._settle()
+        self._render(self._gpu.stream, 1.0, 0.0)
+
+    def _reduce(self, kernel: str, *args: Any) -> None:
+        grid = (min(REDUCTION_BLOCKS, -(-self._planes.pixels // 256)),)
+        self._gpu.launch(self._gpu.stream, self._channels, kernel, grid, 256, self._splats.state, *args)
+
+    def _sums(self) -> NDArray[np.float64]:
+        state = np.empty(STATE_BYTES, np.uint8)
+        self._gpu.download(self._splats.state, state)
+        return state[SUMS].view(np.float64)
+
+    def _place(self, indices: Any, count: int, power: float, sigma: float, seed: int) -> None:
+        """Draws where the error is, and sets splats there: those of indices, or new ones."""
+        gpu, planes, splats = self._gpu, self._planes, self._splats
+        if count == 0:
+            return
+        if self._map_buffers is None:
+            squares, error = gpu.allocate(4 * planes.pixels), gpu.allocate(4 * planes.pixels)
+            self._map_buffers = squares, error, gpu.allocate(8 * planes.segments)
+        squares, error, segments = self._map_buffers
+        self._render_residual()
+        pixels = i64(planes.pixels)
+        most = f32(max(np.float32(1 / (4 * sigma * sigma)), 2 * np.float32(count / planes.pixels)))
+        self._reduce("error_squares", self._residual, squares, self._partials, pixels)
+        self._reduce(
+            *("error_map", squares, error, self._partials),
+            *(i32(planes.width), i32(planes.height), f32(power), f64(count)),
+        )
+        for _ in range(8):
+            self._reduce("flatten", error, self._partials, pixels, most, f64(count))
+        channels = self._channels
+        gpu.run(channels, "segments", planes.pixels, SEGMENT, splats.state, error, segments, pixels, most)
+        gpu.run(channels, "scan_segments", 1, 1024, splats.state, segments, i32(planes.segments))
+        gpu.run(
+            *(channels, "place", count, 128, splats.state, error, segments, self._residual),
+            *(indices, i32(splats.count), i32(count), splats.params, splats.first, splats.second),
+            *(i32(planes.width), i32(planes.height), f32(sigma), u64(seed % 2**64)),
+        )
+
+
+class _Planes:
+    """The layout of a picture on the device, see native/cuda/common.cuh."""
+
+    def __init__(self, width: int, height: int, channels: int) -> None:
+        self.width, self.height = width, height
+        self.pixels = width * height
+        if self.pixels >= 2**31:
+            raise InputError(f"cuda: a picture of {width}x{height} pixels is beyond the GPU engine; use --device cpu")
+        self.groups = -(-channels // 4)
+        self.bytes = 4 * self.pixels * (channels if channels <= 2 else 4 * self.groups)
+        self.tiles = -(-width // TILE) * -(-height // TILE)
+        self.segments = -(-self.pixels // SEGMENT)
+        self.ssim_grid = (-(-width // 32), -(-height // 16), channels)
+        self.ssim_blocks = self.ssim_grid[0] * self.ssim_grid[1]
+
+
+class _DeviceSplats:
+    """Parameters, optimiser state and derived values of up to `capacity` splats."""
+
+    def __init__(self, gpu: _Gpu, channels: int, planes: _Planes, capacity: int, optimizing: bool = True) -> None:
+        self.gpu, self.channels, self.planes = gpu, channels, planes
+        self.fields = 5 + channels
+        self.count = 0
+        supers = -(-capacity // SUPER)
+        self.capacity = n = supers * SUPER
+        self.state = gpu.zeros(STATE_BYTES)
+        rows = 4 * n * self.fields
+        self.params, self.sorted = gpu.allocate(rows), gpu.allocate(rows)
+        self.first: Any = gpu.zeros(rows) if optimizing else None
+        self.second: Any = gpu.zeros(rows) if optimizing else None
+        self.splats, self.more = gpu.allocate(32 * n), gpu.allocate(16 * n)
+        self.colors = gpu.zeros(16 * n * planes.groups if channels > 3 else 16)
+        self.chunks, self.supers = gpu.allocate(16 * 32 * supers), gpu.allocate(16 * supers)
+        self.parts, self.totals = gpu.allocate(4 * n), gpu.allocate(8 * supers)
+        self.keys, self.keys2 = gpu.allocate(4 * n), gpu.allocate(4 * n)
+        self.order, self.order2 = gpu.allocate(4 * n), gpu.allocate(4 * n)
+        if optimizing:
+            self.most = PARTS + n // 4
+            items = n + self.most
+            self.narrow, self.wide = gpu.allocate(4 * n), gpu.allocate(16 * items)
+            record = 4 * (5 + 4 * planes.groups)
+            self.records = gpu.allocate(record * (items + (n if planes.groups > 1 else 0)))
+            self.arrived = gpu.zeros(4 * n)
+
+    def upload(self, means: Floats, log_cholesky: Floats, colors: Floats) -> None:
+        self.gpu.copy_in(self.params, np.concatenate([means, log_cholesky, colors], axis=1, dtype=np.float32))
+        for moment in (self.first, self.second):
+            if moment is not None:
+                self.gpu.clear(moment, 4 * self.capacity * self.fields)
+        self.set_state(len(means))
+
+    def take(self, other: _DeviceSplats) -> None:
+        for mine, old in zip(self._rows(), other._rows(), strict=True):
+            self.gpu.copy(mine, old, 4 * other.count * self.fields)
+        self.set_state(other.count)
+
+    def fetch(self) -> tuple[Floats, Floats, Floats]:
+        rows = np.empty((self.count, self.fields), np.float32)
+        self.gpu.download(self.params, rows)
+        return rows[:, :2].copy(), rows[:, 2:5].copy(), rows[:, 5:].copy()
+
+    def set_state(self, count: int) -> None:
+        """Sets the count, and the cursor of the schedule to its start."""
+        self.count = count
+        self.gpu.run(self.channels, "set_state", 1, 1, self.state, i32(count), i32(0))
+
+    def prepare(self) -> None:
+        self.gpu.run(
+            *(self.channels, "prepare", self.count, 128, self.state, self.params),
+            *(self.splats, self.more, self.colors),
+        )
+
+    def survey(self, plan: bool = False) -> None:
+        gpu, planes = self.gpu, self.planes
+        gpu.run(
+            *(self.channels, "survey", max(self.count, 1), SUPER, self.state, self.splats, self.more),
+            *(self.chunks, self.supers, self.parts, self.totals, i32(planes.width), i32(planes.height)),
+        )
+        if plan:
+            gpu.run(
+                *(self.channels, "plan", max(self.count, 1), SUPER, self.state, self.parts, self.totals),
+                *(self.narrow, self.wide, i32(self.most)),
+            )
+
+    def sort(self) -> None:
+        gpu, planes = self.gpu, self.planes
+        self.prepare()
+        gpu.run(
+            *(self.channels, "order_keys", self.count, 128, self.state, self.splats, self.more),
+            *(self.keys, self.order, f32(1 / max(planes.width, planes.height))),
+        )
+        gpu.run(
+            *(self.channels, "sort_keys", min(self.count, 1), 1024),
+            *(self.state, self.keys, self.order, self.keys2, self.order2),
+        )
+        size = 4 * self.count * self.fields
+        for rows in self._rows():
+            gpu.run(
+                *(self.channels, "permute", self.count * self.fields, 256),
+                *(self.state, self.order, rows, self.sorted),
+            )
+            gpu.copy(rows, self.sorted, size)
+        self.prepare()
+
+    def discard_weakest(self, count: int) -> Any:
+        """Takes the colour from the splats of least energy; their indices on the device."""
+        gpu = self.gpu
+        gpu.run(self.channels, "energies", self.count, 128, self.state, self.params, self.keys)
+        gpu.run(self.channels, "weakest", 1, 1024, self.state, self.keys, self.order, self.params, i32(count))
+        return self.order
+
+    def render(
+        self, stream: Any, target: Any, background: Any, out: Any, squares: Any, l2: float, half_l1: float
+    ) -> None:
+        planes = self.planes
+        self.gpu.launch(
+            *(stream, self.channels, "render", (planes.tiles, planes.groups), 256, self.state, self.splats),
+            *(self.colors, self.chunks, self.supers, target, background, out, squares),
+            *(i32(planes.width), i32(planes.height), f32(l2), f32(half_l1)),
+        )
+
+    def update(self, stream: Any, schedule: Any, node: int, d_image: Any, rates: Any) -> None:
+        planes = self.planes
+        self.gpu.launch(
+            *(stream, self.channels, "update", (self.gpu.update_blocks(self.channels),), 256, self.state),
+            *(schedule, i32(node), self.splats, self.more, self.colors, self.params, self.first, self.second),
+            *(self.chunks, self.supers, self.narrow, self.wide, self.records, self.arrived, d_image),
+            *(i32(planes.width), i32(planes.height), rates),
+        )
+
+    def _rows(self) -> list[Any]:
+        return [rows for rows in (self.params, self.first, self.second) if rows is not None]
+
+
+class _Gpu:
+    """The device with its stream and compiled kernels."""
+
+    def __init__(self) -> None:
+        self.device = Device()
+        self.device.set_current()
+        self.stream = self.device.create_stream()
+        self.arch = "sm_{}{}".format(*self.device.compute_capability)
+        self.processors = int(self.device.properties.multiprocessor_count)
+        self._modules: dict[int, ObjectCode] = {}
+        self._kernels: dict[tuple[int, str], Any] = {}
+        self._configs: dict[tuple[tuple[int, ...], int], LaunchConfig] = {}
+
+    def launch(self, stream: Any, channels: int, kernel: str, grid: tuple[int, ...], block: int, *args: Any) -> None:
+        config = self._configs.get((grid, block))
+        if config is None:
+            config = self._configs[grid, block] = LaunchConfig(grid=grid, block=block)
+        launch(stream, config, self.kernel(channels, kernel), *args)
+
+    def run(self, channels: int, kernel: str, threads: int, block: int, *args: Any) -> None:
+        """Launches at least this many threads on the stream, none for 0; a single block where threads is 1."""
+        if threads:
+            self.launch(self.stream, channels, kernel, (-(-threads // block),), block, *args)
+
+    def kernel(self, channels: int, name: str) -> Any:
+        kernel = self._kernels.get((channels, name))
+        if kernel is None:
+            if channels not in self._modules:
+                self._modules[channels] = ObjectCode.from_cubin(cubin(channels, self.arch))
+            kernel = self._kernels[channels, name] = self._modules[channels].get_kernel(name)
+        return kernel
+
+    def update_blocks(self, channels: int) -> int:
+        """Blocks of update() that run at once."""
+        resident = self.kernel(channels, "update").occupancy.max_active_blocks_per_multiprocessor(256, 0)
+        return self.processors * int(resident)
+
+    def allocate(self, size: int) -> Any:
+        try:
+            return self.device.allocate(max(size, 16), stream=self.stream)
+        except Exception:
+            free = _checked(driver.cuMemGetInfo())[0]
+            raise InputError(
+                f"cuda: out of memory, {_size(size)} asked for and {_size(int(free))} free; "
+                "take a smaller picture, fewer splats or --device cpu"
+            ) from None
+
+    def zeros(self, size: int) -> Any:
+        buffer = self.allocate(size)
+        self.clear(buffer, size)
+        return buffer
+
+    def clear(self, buffer: Any, size: int) -> None:
+        _checked(driver.cuMemsetD8Async(int(buffer.handle), 0, size, self.stream.handle))
+
+    def upload(self, array: NDArray[Any]) -> Any:
+        buffer = self.allocate(array.nbytes)
+        self.copy_in(buffer, array)
+        return buffer
+
+    def copy_in(self, buffer: Any, array: NDArray[Any]) -> None:
+        if array.nbytes:
+            data = array.ctypes.data
+            _checked(driver.cuMemcpyHtoDAsync(int(buffer.handle), data, array.nbytes, self.stream.handle))
+
+    def copy(self, to: Any, source: Any, size: int) -> None:
+        if size:
+            _checked(driver.cuMemcpyDtoDAsync(int(to.handle), int(source.handle), size, self.stream.handle))
+
+    def download(self, buffer: Any, array: NDArray[Any]) -> None:
+        """Waits for all that was launched."""
+        if array.nbytes:
+            data = array.ctypes.data
+            _checked(driver.cuMemcpyDtoHAsync(data, int(buffer.handle), array.nbytes, self.stream.handle))
+        self.stream.sync()
+
+
+@cache
+def _gpu() -> _Gpu:
+    try:
+        nvrtc.nvrtcVersion()
+        return _Gpu()
+    except Exception as error:
+        raise InputError(f"cuda: no GPU can be used here ({_first_line(error)}); use --device cpu") from None
+
+
+def cubin(channels: int, arch: str) -> bytes:
+    """The kernels for pictures of so many channels, from the cache or compiled."""
+    sources = _source_folder()
+    version = "{1}.{2}".format(*nvrtc.nvrtcVersion())
+    digest = hashlib.sha256(f"{channels} {arch} {version}".encode())
+    for name in (*_SOURCES, _MAIN):
+        digest.update((sources / name).read_bytes())
+    cached = _cache_folder() / f"{arch}-{digest.hexdigest()[:32]}.cubin"
+    try:
+        return cached.read_bytes()
+    except OSError:
+        pass
+    options = ProgramOptions(
+        std="c++17", arch=arch, include_path=[str(sources)], define_macro=("CHANNELS", str(channels))
+    )
+    program = Program(f'#include "{_MAIN}"\n', "c++", options)
+    code = bytes(program.compile("cubin").code)
+    try:
+        cached.parent.mkdir(parents=True, exist_ok=True)
+        scratch = cached.with_suffix(f".{os.getpid()}")
+        scratch.write_bytes(code)
+        scratch.replace(cached)
+    except OSError as error:
+        _warn_once(f"cuda: the compiled kernels cannot be kept for the next run: {_first_line(error)}")
+    return code
+
+
+@cache
+def _warn_once(message: str) -> None:
+    warnings.warn(message, RuntimeWarning, stacklevel=2)
+
+
+def _source_folder() -> Path:
+    """native/ as installed in the package, or of the checkout."""
+    package = Path(__file__).resolve().parents[1]
+    installed = package / "native"
+    return installed if installed.is_dir() else package.parents[1] / "native"
+
+
+def _cache_folder() -> Path:
+    base = os.environ.get("XDG_CACHE_HOME") or os.environ.get("LOCALAPPDATA")
+    return (Path(base) if base else Path.home() / ".cache") / "splat2d"
+
+
+def _padded(background: Floats) -> Floats:
+    """With zeros up to whole groups of four channels."""
+    padded = np.zeros(4 * math.ceil(len(background) / 4), np.float32)
+    padded[: len(background)] = background
+    return padded
+
+
+def _checked(result: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The values after the error code of a driver call."""
+    if result[0] != driver.CUresult.CUDA_SUCCESS:
+        raise RuntimeError(f"cuda: the driver answered {result[0].name}")
+    return result[1:]
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def _size(size: int) -> str:
+    return f"{size / 2**30:.2f} GiB" if size >= 2**30 else f"{size / 2**20:.1f} MiB"
