@@ -584,7 +584,7 @@ void Fit::sort() {
   const float scale = 65535.0f / float(std::max(target_.planes().width, target_.planes().height));
   std::vector<std::uint32_t> key(count());
   for (std::ptrdiff_t i = 0; i < count(); ++i) {
-    const auto cell = [&](float x) { return std::uint32_t(clamp(x * scale, 0.0f, 65535.0f)); };
+    const auto cell = [&](float x) { return std::uint32_t(within(x * scale, 0.0f, 65535.0f)); };
     key[i] = spread(cell(p[0][i])) | spread(cell(p[1][i])) << 1;
   }
   std::vector<std::int32_t> order(count());

@@ -60,12 +60,14 @@ class FitConfig:
             raise InputError("two budgets given, splats and psnr; give one")
         for name in ("splats", "steps", "threads"):
             value = getattr(self, name)
+            if value is not None and not isinstance(value, int):
+                raise InputError(f"{name}: must be a whole number, got {value}")
             if value is not None and value < 1:
                 raise InputError(f"{name}: must be at least 1, got {value}")
         if self.psnr is not None and not 0 < self.psnr < float("inf"):
             raise InputError(f"psnr: must be a finite number of dB above 0, got {self.psnr}")
-        if self.seed < 0:
-            raise InputError(f"seed: must be 0 or more, got {self.seed}")
+        if not isinstance(self.seed, int) or not 0 <= self.seed < 1 << 42:
+            raise InputError(f"seed: must be a whole number, 0 or more and below 2^42, got {self.seed}")
         for name, known in (("preset", get_args(Preset)), ("device", get_args(Device))):
             if getattr(self, name) not in known:
                 raise InputError(f'{name}: "{getattr(self, name)}" is unknown; choose from {", ".join(known)}')

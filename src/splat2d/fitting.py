@@ -47,6 +47,7 @@ RECIPES: dict[Preset, Recipe] = {
 
 RATE_CONSTANT = 0.7  # share of the steps before the learning rates fall along a cosine
 RATE_FINAL = 0.02  # of the learning rates, at the last step
+FAINT, ORDINARY = 0.25, 0.5  # largest deviation from the mean colour: of pictures to scale up, and after that
 CROWD = 4  # splats per pixel beyond which the learning rates fall
 NEW_SIZE = 0.5  # standard deviation of a grown splat, per mean distance of splats and SIZE
 NEW_SIZE_LEAST = 1.0  # pixels
@@ -132,7 +133,8 @@ def _checked(image: Floats) -> Floats:
         raise InputError(f"fit: expected a float array [height, width, channels] with values in 0..1, got {what}")
     if image.size == 0:
         raise InputError(f"fit: the picture has no pixels (shape {image.shape})")
-    image = np.ascontiguousarray(image, dtype=np.float32)
+    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is refused below
+        image = np.ascontiguousarray(image, dtype=np.float32)
     if not (math.isfinite(float(image.min())) and math.isfinite(float(image.max()))):  # both are NaN if any pixel is
         raise InputError("fit: the picture has NaN or infinite pixels; replace them, for instance by numpy.nan_to_num")
     return image
@@ -146,15 +148,22 @@ class _Run:
         self.seed = config.seed
         self.started = time.perf_counter()
         low, high = float(image.min()), float(image.max())
-        # Pictures beyond [0, 1] are fitted at a peak of 1, where the learning rates fit, and scaled back.
-        self.standard = low >= 0 and high <= 1
+        self.standard = low >= 0 and high <= 1  # judged after a clamp to [0, 1], with the peak at 1
         self.peak = 1.0 if self.standard else max(abs(low), abs(high))
-        self.image = image if self.standard else image / np.float32(self.peak)
-        self.background = self.image.mean((0, 1), dtype=np.float64).astype(np.float32)
+        background = image.mean((0, 1), dtype=np.float64)
+        contrast = float(max((image.max((0, 1)) - background).max(), (background - image.min((0, 1))).max()))
+        # The learning rates suit ordinary photos. Of faint pictures and of those beyond [0, 1] the engine sees the
+        # difference from the background, at the contrast of such a photo.
+        self.unit = 1.0 if contrast == 0 or (self.standard and contrast >= FAINT) else contrast / ORDINARY
+        self.background = background.astype(np.float32)
+        self.image, self.base = image, self.background  # as the engine sees them
+        if self.unit != 1:
+            self.image = (image - self.background) / np.float32(self.unit)
+            self.base = np.zeros_like(self.background)
+        total = config.loss.l2 + config.loss.l1 + config.loss.ssim
+        loss = Loss(config.loss.l2 / total, config.loss.l1 / total, config.loss.ssim / total)
         self.optimizer = Optimizer()
-        self.session: Session = engine(config.device).start(
-            self.image, self.background, config.loss, self.optimizer, config.threads
-        )
+        self.session: Session = engine(config.device).start(self.image, self.base, loss, self.optimizer, config.threads)
         self.step = 0
         self.planned = 0
         # Blocks end at fixed steps, so that what is evaluated, and kept as best, does not depend on the machine.
@@ -164,7 +173,7 @@ class _Run:
 
     def seed_splats(self, count: int, sigma: float) -> None:
         least = math.exp(self.optimizer.log_min)
-        self.session.set_splats(*initial_splats(self.image, self.background, count, sigma, least, self.seed))
+        self.session.set_splats(*initial_splats(self.image, self.base, count, sigma, least, self.seed))
         self.session.sort()
 
     def advance(self, rates: Floats, full: bool) -> Iterator[Progress]:
@@ -197,13 +206,14 @@ class _Run:
         return Progress(self.step, self.step, self.best.count, self.best.psnr, seconds, self.best.splats, True)
 
     def psnr(self, evaluation: Evaluation) -> float:
-        error = evaluation.clamped if self.standard else evaluation.squared
+        clamped = self.standard and self.unit == 1  # in other units the limits of the clamp are not known
+        error = (evaluation.clamped if clamped else evaluation.squared) * (self.unit / self.peak) ** 2
         return -10 * math.log10(error) if error > 0 else math.inf
 
     def splats(self) -> Splats:
         means, log_cholesky, colors = self.session.get_splats()
-        scale = np.float32(self.peak)
-        return Splats(means, log_cholesky, colors * scale, self.width, self.height, self.background * scale)
+        scale = np.float32(self.unit)
+        return Splats(means, log_cholesky, colors * scale, self.width, self.height, self.background)
 
     def grow(self, count: int, power: float, sigma: float) -> None:
         self.session.grow(count - self.session.count, power, sigma, self.event_seed())
@@ -258,14 +268,13 @@ def _fit_count(run: _Run, recipe: Recipe, steps: int, count: int) -> Iterator[Pr
             run.grow(targets[event], power, new_sigma)
         else:
             run.relocate(recipe.relocated, power, new_sigma)
-    if run.session.count < count:  # too few steps for any growth
-        run.grow(count, power, new_sigma)
     yield from run.advance(rates[run.step :], full=True)
 
 
 GROWTH_FACTOR = 1.3  # of one growth on the way to a PSNR
 ANNEAL_GAIN = 1.5  # dB that relocation and falling learning rates bring at a fixed count
 DB_PER_DOUBLING = 3.5  # of PSNR, for twice the splats
+LEAST_REGROWTH, MOST_REGROWTH = 1.15, 2.0  # factors of the count between one finished fit and the next
 REWARM = 0.5  # of the learning rates, when a finished fit turns out to need more splats
 
 
@@ -301,7 +310,8 @@ def _fit_psnr(run: _Run, recipe: Recipe, steps: int, target: float) -> Iterator[
             return
         run.planned += anneal
         warmth = REWARM
-        grow(math.ceil(run.session.count * 2 ** (missing / DB_PER_DOUBLING)))
+        wanted = 2 ** (missing / DB_PER_DOUBLING)
+        grow(math.ceil(run.session.count * min(max(wanted, LEAST_REGROWTH), MOST_REGROWTH)))
 
 
 def _anneal(run: _Run, recipe: Recipe, rates: Floats) -> Iterator[Progress]:
