@@ -64,7 +64,7 @@ def kernels(engine: CudaEngine, image: np.ndarray, result) -> None:
     session.set_splats(splats.means, splats.log_cholesky, splats.colors)
     session.sort()
     hold = np.zeros(200, np.float32)  # learning rates of 0: all the work is done, yet the splats stay as they are
-    session.run(hold)
+    session.run(np.zeros(1000, np.float32))  # fills the whole schedule
     state = np.empty(16, np.int32)
     gpu.download(session._splats.state, state)
     inner = session._splats
@@ -73,15 +73,15 @@ def kernels(engine: CudaEngine, image: np.ndarray, result) -> None:
     update = captured(
         gpu, lambda stream: inner.update(stream, session._schedule, 0, session._d_image, session._rates), 20
     )
-    prepare_args = (inner.state, inner.params, inner.splats, inner.more, inner.colors)
+    prepare_args = (inner.state, inner.params, inner.splats, inner.more, inner.boxes, inner.colors)
     supers = (-(-inner.count // 1024),)
     picture = inner.planes
 
     def redraw(stream) -> None:
         gpu.launch(stream, inner.channels, "prepare", (-(-inner.count // 128),), 128, *prepare_args)
         gpu.launch(
-            *(stream, inner.channels, "survey", supers, 1024, inner.state, inner.splats, inner.more, inner.chunks),
-            *(inner.supers, inner.parts, inner.totals, np.int32(picture.width), np.int32(picture.height)),
+            *(stream, inner.channels, "survey", supers, 1024, inner.state, inner.splats, inner.more, inner.boxes),
+            *(inner.chunks, inner.supers, inner.parts, inner.totals, np.int32(picture.width), np.int32(picture.height)),
         )
         session._render(stream, 1.0, 0.0)
 

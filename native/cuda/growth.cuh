@@ -145,8 +145,16 @@ extern "C" __global__ void __launch_bounds__(1024) weakest(const State* state, c
     if (threadIdx.x < 256) bins[threadIdx.x] = 0;
     __syncthreads();
     const unsigned known = shift == 24 ? 0 : kAll << (shift + 8), want = prefix;
-    for (int i = threadIdx.x; i < count; i += blockDim.x)
-      if ((energy[i] & known) == want) atomicAdd(&bins[(energy[i] >> shift) & 255], 1);
+    for (int base = warp * 32; base < count; base += blockDim.x) {  // equal digits of a warp are added at once
+      const unsigned bits = base + lane < count ? energy[base + lane] : 0;
+      const unsigned here = __ballot_sync(kAll, base + lane < count && (bits & known) == want);
+      if (here >> lane & 1) {
+        const int digit = (bits >> shift) & 255;
+        const unsigned same = __match_any_sync(here, digit);
+        if ((same & lanes_below()) == 0) atomicAdd(&bins[digit], __popc(same));
+      }
+      __syncwarp();
+    }
     __syncthreads();
     if (threadIdx.x == 0) {
       int bin = 0, left = missing;
@@ -183,54 +191,92 @@ extern "C" __global__ void __launch_bounds__(1024) weakest(const State* state, c
   }
 }
 
-extern "C" __global__ void order_keys(const State* state, const float4* __restrict__ splats,
-                                      const float4* __restrict__ more, unsigned* __restrict__ keys, int* __restrict__ order,
-                                      float scale) {
+extern "C" __global__ void order_keys(const State* state, const Box* __restrict__ boxes, unsigned* __restrict__ keys,
+                                      int* __restrict__ order, float scale) {
   const int i = blockIdx.x * blockDim.x + threadIdx.x;
   if (i >= state->count) return;
-  const float4 a = splats[2 * size_t(i)], d = more[i];
-  keys[i] = order_key(a.x, a.y, d.x, d.x * d.y * root(d.w * d.w + d.z * d.z), scale);
+  const Box b = boxes[i];
+  keys[i] = order_key((b.x0 + b.x1) / 2, (b.y0 + b.y1) / 2, (b.x1 - b.x0) / 2, (b.y1 - b.y0) / 2, scale);
   order[i] = i;
 }
 
-// Stable sort of `order` by keys, eight bits at a time; one block of 1024, each warp has its stretch. The result is back
-// in keys and order after the four passes.
-extern "C" __global__ void __launch_bounds__(1024) sort_keys(const State* state, unsigned* keys, int* order,
-                                                             unsigned* keys2, int* order2) {
-  __shared__ int place_of[256 * 32];  // [digit][warp]
-  const int count = state->count, lane = threadIdx.x & 31, warp = threadIdx.x >> 5;
-  const int stretch = (count + 1023) / 1024 * 32, begin = least(warp * stretch, count), end = least(begin + stretch, count);
-  for (int shift = 0; shift < 32; shift += 8) {
-    for (int n = threadIdx.x; n < 256 * 32; n += blockDim.x) place_of[n] = 0;
-    __syncthreads();
-    for (int i = begin + lane; i < end; i += 32) atomicAdd(&place_of[((keys[i] >> shift) & 255) * 32 + warp], 1);
-    __syncthreads();
-    int own[8], sum = 0, all;
-    for (int n = 0; n < 8; ++n) own[n] = place_of[threadIdx.x * 8 + n], sum += own[n];
-    sum = block_scan(sum, all);
-    for (int n = 0; n < 8; ++n) place_of[threadIdx.x * 8 + n] = sum, sum += own[n];
-    __syncthreads();
-    for (int base = begin; base < end; base += 32) {
-      const int i = base + lane;
-      const unsigned here = __ballot_sync(kAll, i < end);
-      if (i < end) {
-        const unsigned key = keys[i];
-        const int digit = (key >> shift) & 255, value = order[i];
-        const unsigned same = __match_any_sync(here, digit);
-        const int start = place_of[digit * 32 + warp], rank = __popc(same & lanes_below());
-        __syncwarp(here);
-        if (rank == 0) place_of[digit * 32 + warp] = start + __popc(same);
-        keys2[start + rank] = key;
-        order2[start + rank] = value;
-      }
-      __syncwarp();
+// A pass of a stable radix sort of (keys, order) by eight bits: count, scan, scatter. Each block has kSorted keys, and
+// each of its warps a stretch of them. places: [digit][block], first how many, then where they go.
+constexpr int kSorted = 2048, kSortWarps = 8, kStretch = kSorted / kSortWarps;
+
+// Counts the digits of a warp's stretch into counts[256]; equal digits of a warp are added at once, for neighbours are
+// alike.
+__device__ __forceinline__ void count_digits(const unsigned* keys, int begin, int end, int shift, int* counts) {
+  for (int base = begin; base < end; base += 32) {
+    const int i = base + int(threadIdx.x & 31);
+    const unsigned here = __ballot_sync(kAll, i < end);
+    if (i < end) {
+      const int digit = (keys[i] >> shift) & 255;
+      const unsigned same = __match_any_sync(here, digit);
+      if ((same & lanes_below()) == 0) atomicAdd(&counts[digit], __popc(same));
     }
-    __threadfence_block();
-    __syncthreads();
-    unsigned* const k = keys;
-    keys = keys2, keys2 = k;
-    int* const o = order;
-    order = order2, order2 = o;
+    __syncwarp();
+  }
+}
+
+extern "C" __global__ void __launch_bounds__(32 * kSortWarps)
+    sort_count(const State* state, const unsigned* __restrict__ keys, int* __restrict__ places, int shift) {
+  __shared__ int counts[256];
+  counts[threadIdx.x] = 0;
+  __syncthreads();
+  const int begin = blockIdx.x * kSorted + int(threadIdx.x >> 5) * kStretch;
+  count_digits(keys, begin, least(begin + kStretch, state->count), shift, counts);
+  __syncthreads();
+  places[threadIdx.x * gridDim.x + blockIdx.x] = counts[threadIdx.x];
+}
+
+extern "C" __global__ void __launch_bounds__(1024) sort_scan(int* places, int count) {  // one block
+  int carry = 0;
+  for (int base = 0; base < count; base += 4 * 1024) {
+    const int first = base + 4 * int(threadIdx.x);
+    int own[4], sum = 0, total;
+    for (int k = 0; k < 4; ++k) sum += own[k] = first + k < count ? places[first + k] : 0;
+    int before = carry + block_scan(sum, total);
+    for (int k = 0; k < 4; ++k) {
+      if (first + k < count) places[first + k] = before;
+      before += own[k];
+    }
+    carry += total;
+  }
+}
+
+extern "C" __global__ void __launch_bounds__(32 * kSortWarps)
+    sort_scatter(const State* state, const unsigned* __restrict__ keys, const int* __restrict__ order,
+                 const int* __restrict__ places, unsigned* __restrict__ to_keys, int* __restrict__ to_order, int shift) {
+  __shared__ int place_of[kSortWarps][256];
+  const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5;
+  for (int w = 0; w < kSortWarps; ++w) place_of[w][threadIdx.x] = 0;
+  __syncthreads();
+  const int begin = blockIdx.x * kSorted + warp * kStretch, end = least(begin + kStretch, state->count);
+  count_digits(keys, begin, end, shift, place_of[warp]);
+  __syncthreads();
+  int place = places[threadIdx.x * gridDim.x + blockIdx.x];
+  for (int w = 0; w < kSortWarps; ++w) {
+    const int n = place_of[w][threadIdx.x];
+    place_of[w][threadIdx.x] = place;
+    place += n;
+  }
+  __syncthreads();
+  for (int base = begin; base < end; base += 32) {
+    const int i = base + lane;
+    const unsigned here = __ballot_sync(kAll, i < end);
+    if (i < end) {
+      const unsigned key = keys[i];
+      const int digit = (key >> shift) & 255;
+      const unsigned same = __match_any_sync(here, digit);
+      const int rank = __popc(same & lanes_below());
+      const int start = place_of[warp][digit];
+      __syncwarp(here);
+      if (rank == 0) place_of[warp][digit] = start + __popc(same);
+      to_keys[start + rank] = key;
+      to_order[start + rank] = order[i];
+    }
+    __syncwarp();
   }
 }
 

@@ -78,12 +78,13 @@ SPLAT2D_FN unsigned spread_bits(unsigned v) {  // 16 bits to every second bit
 
 // Place along a Z-order curve. Large splats come apart from the small ones, level by level, so that the boxes around
 // neighbours in memory stay small. scale: 1 / the larger side of the picture.
+constexpr int kKeyBits = 24;
 SPLAT2D_FN unsigned order_key(float mx, float my, float hx, float hy, float scale) {
   const float size = greatest(hx, hy) * scale;  // relative half extent
   const unsigned level = size > 0.25f ? 3u : size > 0.0625f ? 2u : size > 0.02f ? 1u : 0u;
-  const unsigned x = unsigned(within(mx * scale * 32767.0f, 0.0f, 32767.0f));
-  const unsigned y = unsigned(within(my * scale * 32767.0f, 0.0f, 32767.0f));
-  return level << 30 | spread_bits(x) | spread_bits(y) << 1;
+  const unsigned x = unsigned(within(mx * scale * 2047.0f, 0.0f, 2047.0f));
+  const unsigned y = unsigned(within(my * scale * 2047.0f, 0.0f, 2047.0f));
+  return level << 22 | spread_bits(x) | spread_bits(y) << 1;
 }
 
 }  // namespace splat2d

@@ -8,16 +8,43 @@
 
 namespace splat2d {
 
-constexpr int kTile = 16;          // pixels: a block draws a tile
-constexpr int kSub = 8;            // pixels: a warp draws a quarter of it, two pixels per lane
-constexpr int kWarps = 8;          // two warps per quarter, each for half of the splats
-constexpr int kFound = 256;        // splats that one warp collects before the tile is drawn
-constexpr int kNarrowRows = 48;    // rows of eight pixels that one group of lanes may own; larger splats are shared out
+#ifndef SUBS_X
+#define SUBS_X 4
+#define SUBS_Y 2
+#define HALVES 1
+#endif
+#ifndef RENDER_BLOCKS
+#define RENDER_BLOCKS 5
+#endif
+#ifndef UPDATE_BLOCKS
+#define UPDATE_BLOCKS 4
+#endif
+#ifndef UPDATE_UNROLL
+#define UPDATE_UNROLL 4
+#endif
+constexpr int kUpdateUnroll = UPDATE_UNROLL;
+constexpr int kSub = 8;                                   // pixels: a warp draws 8 x 8, two pixels per lane
+constexpr int kSubsX = SUBS_X, kSubsY = SUBS_Y;           // that make a tile, which a block draws
+constexpr int kHalves = HALVES;                           // warps that share the splats of one sub-tile
+constexpr int kSubs = kSubsX * kSubsY, kWarps = kSubs * kHalves;
+constexpr int kTileX = kSub * kSubsX, kTileY = kSub * kSubsY;
+constexpr int kTurn = 32 / kWarps;                        // of the 32 chunks of a super, a warp tests so many
+constexpr int kFound = 256;                               // splats that a warp collects before the tile is drawn
+#ifndef NARROW_ROWS
+#define NARROW_ROWS 48
+#endif
+#ifndef WIDE_ROWS
+#define WIDE_ROWS 96
+#endif
+constexpr int kNarrowRows = NARROW_ROWS;  // rows of eight pixels that one group of lanes owns; larger splats are shared
+constexpr int kWideRows = WIDE_ROWS;      // rows per group of lanes for those
+constexpr int kBuckets = 4;               // of narrow splats by work, so that the groups of a warp are done together
 constexpr int kMostParts = 1024;
+constexpr int kNobody = -1000;  // in place of the parts of a splat that is none
 
 // Derived values of a splat: two float4 for render(), a third for update().
 //   (mx, my, k, n1) (n3, colours...) (hx, 1 / e^a, e^c, b)
-__device__ __forceinline__ Splat<float> prepare_splat(const float* p, float4* splats, float4* more, int i) {
+__device__ __forceinline__ Box prepare_splat(const float* p, float4* splats, float4* more, Box* boxes, int i) {
   const float l1 = __expf(clamp(p[2], float(-kLogLimit), float(kLogLimit)));
   const float l3 = __expf(clamp(p[4], float(-kLogLimit), float(kLogLimit)));
   const float b = clamp(p[3], float(-kShearLimit), float(kShearLimit));
@@ -31,65 +58,68 @@ __device__ __forceinline__ Splat<float> prepare_splat(const float* p, float4* sp
   }
   splats[2 * size_t(i) + 1] = paint;
   more[i] = make_float4(s.hx, s.i1, s.l3, b);
-  return s;
-}
-
-__device__ __forceinline__ Box box_of(const Splat<float>& s) {
   const float slack = float(kSlack);
-  return {s.mx - s.hx - slack, s.my - s.hy - slack, s.mx + s.hx + slack, s.my + s.hy + slack};
+  const Box box = {s.mx - s.hx - slack, s.my - s.hy - slack, s.mx + s.hx + slack, s.my + s.hy + slack};
+  boxes[i] = box;
+  return box;
 }
 
 // Parameters -> derived values, for all splats.
-extern "C" __global__ void prepare(const State* state, const float* params, float4* splats, float4* more, float* colors) {
+extern "C" __global__ void prepare(const State* state, const float* params, float4* splats, float4* more,
+                                   Box* boxes, float* colors) {
   const int i = blockIdx.x * blockDim.x + threadIdx.x;
   if (i >= state->count) return;
   float p[kFields < 8 ? 8 : kFields];
   for (int f = 0; f < kFields; ++f) p[f] = params[size_t(i) * kFields + f];
-  prepare_splat(p, splats, more, i);
+  prepare_splat(p, splats, more, boxes, i);
   if constexpr (!kColorsInside)
     for (int c = 0; c < 4 * kGroups; ++c) colors[size_t(i) * 4 * kGroups + c] = c < CHANNELS ? p[kGeometry + c] : 0.0f;
 }
 
-// Boxes of the tree, and into how many parts each splat's update is split (0: a group of lanes does it alone).
-// A block of 1024 threads per kSuper splats. totals: narrow splats and parts of each block.
+// Boxes of the tree, and how the update of each splat is shared: parts > 0 warps, or one group of lanes and minus its
+// bucket. A block of 1024 threads per kSuper splats. totals: narrow splats and parts of each block.
 extern "C" __global__ void __launch_bounds__(kSuper) survey(const State* state, const float4* splats, const float4* more,
-                                                            Box* chunks, Box* supers, int* parts, int2* totals,
-                                                            int width, int height) {
-  __shared__ Box boxes[32];
+                                                            const Box* boxes, Box* chunks, Box* supers, int* parts,
+                                                            int2* totals, int width, int height) {
+  __shared__ Box inner[32];
   const int i = blockIdx.x * kSuper + threadIdx.x, lane = threadIdx.x & 31, warp = threadIdx.x >> 5;
   const float far = 3e38f;
   Box box = {far, far, -far, -far};
-  int share = -1;
+  int narrow = 0, wide = 0;
   if (i < state->count) {
-    const float4 a = splats[2 * size_t(i)], d = more[i];
-    const float radius = d.x * d.y;  // hx / e^a
-    Splat<float> s;
-    s.mx = a.x, s.my = a.y, s.hx = d.x, s.hy = radius * root(d.w * d.w + d.z * d.z);
-    box = box_of(s);
-    const Range columns = columns_of(s, 0, width - 1);
-    const Range rows = rows_of(s, 0, height - 1);
-    const int strips = (columns.last - columns.first + 8) / 8;
-    const float tall = least(2 * radius * d.z + 1, float(rows.last - rows.first + 1));
-    const float work = columns.last >= columns.first && rows.last >= rows.first ? float(strips) * tall : 0.0f;
-    share = work <= float(kNarrowRows) ? 0 : least(kMostParts, 1 + int(work * (1.0f / (4 * kNarrowRows))));
-    parts[i] = share;
+    box = boxes[i];
+    const float4 d = more[i];
+    const int left = int(within(up(box.x0 - 0.5f), 0.0f, float(width)));
+    const int right = int(within(down(box.x1 - 0.5f), -1.0f, float(width - 1)));
+    const int top = int(within(up(box.y0 - 0.5f), 0.0f, float(height)));
+    const int bottom = int(within(down(box.y1 - 0.5f), -1.0f, float(height - 1)));
+    const float tall = least(2 * d.x * d.y * d.z + 1, float(bottom - top + 1));  // hx / e^a is the radius
+    const float work = left <= right && top <= bottom ? float((right - left + 8) / 8) * tall : 0.0f;
+    if (work <= float(kNarrowRows)) {
+      narrow = 1;
+      parts[i] = -int(least(work * (kBuckets / float(kNarrowRows)), kBuckets - 1.0f));
+    } else {
+      parts[i] = wide = least(kMostParts, 1 + int(work * (1.0f / (4 * kWideRows))));
+    }
   }
-  for (int o = 16; o; o >>= 1) {
-    box.x0 = least(box.x0, __shfl_xor_sync(kAll, box.x0, o)), box.y0 = least(box.y0, __shfl_xor_sync(kAll, box.y0, o));
-    box.x1 = greatest(box.x1, __shfl_xor_sync(kAll, box.x1, o)), box.y1 = greatest(box.y1, __shfl_xor_sync(kAll, box.y1, o));
-  }
-  const int chunk = blockIdx.x * 32 + warp;
-  if (lane == 0) chunks[chunk] = boxes[warp] = box;
+  const auto join = [&] {
+    for (int o = 16; o; o >>= 1) {
+      box.x0 = least(box.x0, __shfl_xor_sync(kAll, box.x0, o));
+      box.y0 = least(box.y0, __shfl_xor_sync(kAll, box.y0, o));
+      box.x1 = greatest(box.x1, __shfl_xor_sync(kAll, box.x1, o));
+      box.y1 = greatest(box.y1, __shfl_xor_sync(kAll, box.y1, o));
+    }
+  };
+  join();
+  if (lane == 0) chunks[blockIdx.x * 32 + warp] = inner[warp] = box;
   __syncthreads();
   if (warp == 0) {
-    box = boxes[lane];
-    for (int o = 16; o; o >>= 1) {
-      box.x0 = least(box.x0, __shfl_xor_sync(kAll, box.x0, o)), box.y0 = least(box.y0, __shfl_xor_sync(kAll, box.y0, o));
-      box.x1 = greatest(box.x1, __shfl_xor_sync(kAll, box.x1, o)), box.y1 = greatest(box.y1, __shfl_xor_sync(kAll, box.y1, o));
-    }
+    box = inner[lane];
+    join();
     if (lane == 0) supers[blockIdx.x] = box;
   }
-  const int narrow = block_sum(share == 0 ? 1 : 0), wide = block_sum(greatest(share, 0));
+  narrow = block_sum(narrow);
+  wide = block_sum(wide);
   if (threadIdx.x == 0) totals[blockIdx.x] = make_int2(narrow, wide);
 }
 
@@ -108,7 +138,7 @@ extern "C" __global__ void __launch_bounds__(kSuper) plan(State* state, const in
   wide_all = block_sum(wide_all);
   const int divisor = 1 + int((wide_all - 1) / most);
   const auto reduced = [&](int i) {
-    const int p = i < state->count ? parts[i] : -1;
+    const int p = i < state->count ? parts[i] : kNobody;
     return p > 0 ? greatest(p / divisor, 1) : p;
   };
   int wide_before = 0;
@@ -120,10 +150,13 @@ extern "C" __global__ void __launch_bounds__(kSuper) plan(State* state, const in
   wide_before = block_sum(wide_before);
   const int i = blockIdx.x * kSuper + threadIdx.x;
   const int p = reduced(i);
-  int narrow_total, wide_total;
-  const int n = narrow_before + block_scan(p == 0 ? 1 : 0, narrow_total);
+  int narrow_total = 0, wide_total, in_bucket;
+  for (int bucket = kBuckets - 1; bucket >= 0; --bucket) {
+    const int n = narrow_before + narrow_total + block_scan(p == -bucket ? 1 : 0, in_bucket);
+    if (p == -bucket) narrow_items[n] = i;
+    narrow_total += in_bucket;
+  }
   const int w = wide_before + block_scan(greatest(p, 0), wide_total);
-  if (p == 0) narrow_items[n] = i;
   for (int part = 0; part < p; ++part) wide_items[w + part] = make_int4(i, part, p, w);
   if (blockIdx.x == gridDim.x - 1 && threadIdx.x == 0) {
     state->narrow = narrow_before + narrow_total;
@@ -131,28 +164,30 @@ extern "C" __global__ void __launch_bounds__(kSuper) plan(State* state, const in
   }
 }
 
-// Draws a tile of 16 x 16 pixels per block: residual = background + splats - target, and out = l2 residual +
-// half_l1 sign(residual); without a target, out = the picture. squares: sum of residual^2 per tile.
-extern "C" __global__ void __launch_bounds__(32 * kWarps)
-    render(const State* state, const float4* __restrict__ splats, const float* __restrict__ colors,
-           const Box* __restrict__ chunks, const Box* __restrict__ supers, const float* __restrict__ target,
-           const float* __restrict__ background, float* __restrict__ out, float* __restrict__ squares, int width,
-           int height, float l2, float half_l1) {
-  __shared__ int found[kWarps][kFound];
+// Draws a tile per block: residual = background + splats - target, and out = l2 residual + half_l1 sign(residual);
+// without a target, out = the picture. squares: sum of residual^2 per tile.
+extern "C" __global__ void __launch_bounds__(32 * kWarps, RENDER_BLOCKS)
+    render(const State* state, const float4* __restrict__ splats, const Box* __restrict__ boxes,
+           const float* __restrict__ colors, const Box* __restrict__ chunks, const Box* __restrict__ supers,
+           const float* __restrict__ target, const float* __restrict__ background, float* __restrict__ out,
+           float* __restrict__ squares, int width, int height, float l2, float half_l1) {
+  __shared__ int found[kWarps][kFound], together[kWarps * kFound], mine[kWarps][kFound];
   __shared__ int found_count[kWarps];
-  __shared__ int mine[kWarps][kFound];
-  __shared__ float other_half[4][2 * kActive][32];
-  __shared__ float square_parts[4];
-  const int tiles_x = (width + kTile - 1) / kTile;
+  __shared__ unsigned near_words[kWarps];
+  __shared__ int near_supers[32 * kWarps];
+  __shared__ float other_half[kHalves > 1 ? kSubs : 1][2 * kActive][32];
+  __shared__ float square_parts[kSubs];
+  const int tiles_x = (width + kTileX - 1) / kTileX;
   const int tile_x = blockIdx.x % tiles_x, tile_y = blockIdx.x / tiles_x, group = blockIdx.y;
   const int warp = threadIdx.x >> 5, lane = threadIdx.x & 31;
-  const int quarter = warp & 3, half = warp >> 2;
-  const int x = tile_x * kTile + (quarter & 1) * kSub + (lane & 7);
-  const int y = tile_y * kTile + (quarter >> 1) * kSub + (lane >> 3);
+  const int sub_index = warp % kSubs, half = warp / kSubs;
+  const int x = tile_x * kTileX + sub_index % kSubsX * kSub + (lane & 7);
+  const int y = tile_y * kTileY + sub_index / kSubsX * kSub + (lane >> 3);
   const float px = x + 0.5f, py = y + 0.5f;
-  const Box tile = {tile_x * kTile + 0.5f, tile_y * kTile + 0.5f, tile_x * kTile + 15.5f, tile_y * kTile + 15.5f};
-  const Box sub = {tile.x0 + (quarter & 1) * kSub, tile.y0 + (quarter >> 1) * kSub,
-                   tile.x0 + (quarter & 1) * kSub + 7, tile.y0 + (quarter >> 1) * kSub + 7};
+  const Box tile = {tile_x * kTileX + 0.5f, tile_y * kTileY + 0.5f, tile_x * kTileX + kTileX - 0.5f,
+                    tile_y * kTileY + kTileY - 0.5f};
+  const Box sub = {tile.x0 + sub_index % kSubsX * kSub, tile.y0 + sub_index / kSubsX * kSub,
+                   tile.x0 + sub_index % kSubsX * kSub + kSub - 1, tile.y0 + sub_index / kSubsX * kSub + kSub - 1};
   const bool visible = sub.x0 < width && sub.y0 < height;
   const size_t pixels = size_t(width) * height;
   const int count = state->count;
@@ -161,10 +196,6 @@ extern "C" __global__ void __launch_bounds__(32 * kWarps)
   for (int r = 0; r < 2; ++r)
     for (int c = 0; c < kActive; ++c) sum[r][c] = 0;
 
-  const auto touched = [&](int i, const Box& box) {
-    const float4 a = splats[2 * size_t(i)];
-    return touches(a.x, a.y, a.z, a.w, splats[2 * size_t(i) + 1].x, box, kLog2Limit);
-  };
   const auto draw = [&](int n) {
     __syncwarp();
 #pragma unroll 4
@@ -188,67 +219,96 @@ extern "C" __global__ void __launch_bounds__(32 * kWarps)
     }
     __syncwarp();
   };
-  // Draws what the four warps of this half have found.
-  const auto draw_found = [&] {
+  // Draws what the warps have found.
+  const auto draw_found = [&](int collected) {
+    if (lane == 0) found_count[warp] = collected;
     __syncthreads();
-    int ends[4], total = 0;
-    for (int k = 0; k < 4; ++k) ends[k] = total += found_count[4 * half + k];
-    if (visible) {
-      int n = 0;
-      for (int base = 0; base < total; base += 32) {
-        const int j = base + lane;
-        const int segment = (j >= ends[0]) + (j >= ends[1]) + (j >= ends[2]);
-        const int start = segment == 0 ? 0 : segment == 1 ? ends[0] : segment == 2 ? ends[1] : ends[2];
-        const int i = j < total ? found[4 * half + segment][j - start] : -1;
-        const bool hit = i >= 0 && touched(i, sub);
-        const unsigned hits = __ballot_sync(kAll, hit);
-        if (hit) mine[warp][n + __popc(hits & lanes_below())] = i;
-        n += __popc(hits);
-        if (n > kFound - 32) draw(n), n = 0;
-      }
-      draw(n);
+    int before = 0, total = 0;
+    for (int k = 0; k < kWarps; ++k) {
+      if (k == warp) before = total;
+      total += found_count[k];
     }
+    for (int j = lane; j < collected; j += 32) together[before + j] = found[warp][j];
     __syncthreads();
+    if (!visible) return;
+    int n = 0;
+    const int end = total * (half + 1) / kHalves;
+    for (int base = total * half / kHalves; base < end; base += 32) {
+      const int j = base + lane;
+      bool hit = false;
+      int i = 0;
+      if (j < end) {
+        i = together[j];
+        const float4 a = splats[2 * size_t(i)];
+        hit = touches(a.x, a.y, a.z, a.w, splats[2 * size_t(i) + 1].x, sub, kLog2Limit);
+      }
+      const unsigned hits = __ballot_sync(kAll, hit);
+      if (hit) mine[warp][n + __popc(hits & lanes_below())] = i;
+      n += __popc(hits);
+      if (n > kFound - 32) draw(n), n = 0;
+    }
+    draw(n);
   };
 
-  int collected = 0, dealt = 0;
+  int collected = 0;
   const int chunk_count = (count + kSplatChunk - 1) / kSplatChunk, super_count = (count + kSuper - 1) / kSuper;
-  for (int base = 0; base < super_count; base += 32) {
-    unsigned near = __ballot_sync(kAll, base + lane < super_count && overlap(supers[base + lane], tile));
-    for (; near; near &= near - 1) {
-      const int first = (base + __ffs(near) - 1) * 32;
-      unsigned nearer = __ballot_sync(kAll, first + lane < chunk_count && overlap(chunks[first + lane], tile));
-      for (; nearer; nearer &= nearer - 1) {
-        // Every warp sees all hits and takes its turn: all eight agree without talking.
-        if (dealt++ % kWarps != warp) continue;
-        const int i = (first + __ffs(nearer) - 1) * kSplatChunk + lane;
-        const bool hit = i < count && touched(i, tile);
-        const unsigned hits = __ballot_sync(kAll, hit);
-        if (hit) found[warp][collected + __popc(hits & lanes_below())] = i;
-        collected += __popc(hits);
+  for (int first = 0; first < super_count; first += 32 * kWarps) {
+    const int super = first + int(threadIdx.x);
+    const bool near = super < super_count && overlap(supers[super], tile);
+    const unsigned word = __ballot_sync(kAll, near);
+    if (lane == 0) near_words[warp] = word;
+    __syncthreads();
+    int before = 0, total = 0;
+    for (int k = 0; k < kWarps; ++k) {
+      if (k == warp) before = total;
+      total += __popc(near_words[k]);
+    }
+    if (near) near_supers[before + __popc(word & lanes_below())] = super;
+    __syncthreads();
+    // Each warp looks through its share of the chunks of every super: what it finds does not depend on the others.
+    int next = 0, chunk = 0;
+    unsigned nearer = 0;
+    for (;;) {
+      while (collected <= kFound - 32 && (nearer || next < total)) {
+        if (!nearer) {
+          const int slot = next + lane / kTurn;
+          chunk = slot < total ? near_supers[slot] * 32 + lane % kTurn * kWarps + warp : chunk_count;
+          nearer = __ballot_sync(kAll, chunk < chunk_count && overlap(chunks[chunk], tile));
+          next += kWarps;
+        } else {
+          const int i = __shfl_sync(kAll, chunk, __ffs(nearer) - 1) * kSplatChunk + lane;
+          nearer &= nearer - 1;
+          const bool hit = i < count && overlap(boxes[i], tile);
+          const unsigned hits = __ballot_sync(kAll, hit);
+          if (hit) found[warp][collected + __popc(hits & lanes_below())] = i;
+          collected += __popc(hits);
+        }
       }
-      if (dealt > kWarps * (kFound / kSplatChunk) - 32) {  // the next 32 chunks might not fit
-        if (lane == 0) found_count[warp] = collected;
-        draw_found();
-        collected = dealt = 0;
-      }
+      if (!__syncthreads_or(nearer || next < total)) break;
+      draw_found(collected);  // some warp is full
+      collected = 0;
+      __syncthreads();
     }
   }
-  if (lane == 0) found_count[warp] = collected;
-  draw_found();
+  draw_found(collected);
 
-  if (half == 1)
-    for (int r = 0; r < 2; ++r)
-      for (int c = 0; c < kActive; ++c) other_half[quarter][r * kActive + c][lane] = sum[r][c];
-  __syncthreads();
+  if constexpr (kHalves > 1) {
+    if (half == 1)
+      for (int r = 0; r < 2; ++r)
+        for (int c = 0; c < kActive; ++c) other_half[sub_index][r * kActive + c][lane] = sum[r][c];
+    __syncthreads();
+  }
   float square = 0;
   if (half == 0) {
     for (int r = 0; r < 2; ++r) {
       if (x >= width || y + 4 * r >= height) continue;
       const size_t p = size_t(y + 4 * r) * width + x;
       Pixel value;
-      for (int c = 0; c < kActive; ++c)
-        value.v[c] = (sum[r][c] + other_half[quarter][r * kActive + c][lane]) + background[4 * group + c];
+      for (int c = 0; c < kActive; ++c) {
+        value.v[c] = sum[r][c];
+        if constexpr (kHalves > 1) value.v[c] += other_half[sub_index][r * kActive + c][lane];
+        value.v[c] += background[4 * group + c];
+      }
       if (target) {
         const Pixel t = load_pixel(target + group * pixels * kLanes, p);
         for (int c = 0; c < kActive; ++c) {
@@ -260,12 +320,13 @@ extern "C" __global__ void __launch_bounds__(32 * kWarps)
       store_pixel(out + group * pixels * kLanes, p, value);
     }
     square = warp_sum(square);
-    if (lane == 0) square_parts[quarter] = square;
+    if (lane == 0) square_parts[sub_index] = square;
   }
   __syncthreads();
-  if (threadIdx.x == 0 && squares)
-    squares[size_t(group) * gridDim.x + blockIdx.x] =
-        (square_parts[0] + square_parts[1]) + (square_parts[2] + square_parts[3]);
+  if (threadIdx.x == 0 && squares) {
+    for (int k = 1; k < kSubs; ++k) square += square_parts[k];
+    squares[size_t(group) * gridDim.x + blockIdx.x] = square;
+  }
 }
 
 struct Rates {
@@ -276,8 +337,9 @@ struct Rates {
 // Chain rule, Adam and derived values of splat i, by each group of eight lanes; those with `write` keep the result.
 // m and color: sums over the footprint; the colours of more than four channels are read from record.
 __device__ __forceinline__ void finish(int i, bool write, const Moments<float>& m, const float (&color)[4],
-                                       const float* record, float4* splats, float4* more, float* colors, float* params,
-                                       float* first, float* second, Box* chunks, Box* supers, const Rates& rates,
+                                       const float* record, float4* splats, float4* more, Box* boxes, float* colors,
+                                       float* params, float* first, float* second, Box* chunks, Box* supers,
+                                       const Rates& rates,
                                        const float4& schedule) {
   const int lane = threadIdx.x & 7;
   const float4 d = more[i];
@@ -320,7 +382,7 @@ __device__ __forceinline__ void finish(int i, bool write, const Moments<float>& 
   if (__expf(2 * p[4]) < least_variance) p[4] = 0.5f * __logf(least_variance);
   if (write && lane == 0) {
     params[size_t(i) * kFields + 4] = p[4];
-    const Box box = box_of(prepare_splat(p, splats, more, i));
+    const Box box = prepare_splat(p, splats, more, boxes, i);
     widen(chunks + i / kSplatChunk, box);
     widen(supers + i / kSuper, box);
   }
@@ -328,8 +390,8 @@ __device__ __forceinline__ void finish(int i, bool write, const Moments<float>& 
 
 // Moves every splat by its gradient. Each splat is summed by eight lanes, or in parts by several warps: then the warp
 // that finishes last adds up the parts in their order.
-extern "C" __global__ void __launch_bounds__(256)
-    update(const State* state, const float4* schedule, int node, float4* splats, float4* more, float* colors,
+extern "C" __global__ void __launch_bounds__(256, UPDATE_BLOCKS)
+    update(const State* state, const float4* schedule, int node, float4* splats, float4* more, Box* boxes, float* colors,
            float* params, float* first, float* second, Box* chunks, Box* supers, const int* __restrict__ narrow_items,
            const int4* __restrict__ wide_items, float* records, int* arrived, const float* __restrict__ d_image,
            int width, int height, const Rates* rates_at) {
@@ -380,7 +442,7 @@ extern "C" __global__ void __launch_bounds__(256)
         const float step = float(share.step);
         float s0 = 0, s1 = 0, s2 = 0;
         size_t at = size_t(rows.first + share.row) * width + x;
-#pragma unroll 2
+#pragma unroll kUpdateUnroll
         for (int y = rows.first + share.row; y <= rows.last; y += share.step, at += size_t(share.step) * width) {
           const Pixel g = load_pixel(plane, at);
           const float exponent = along + n3 * e * e;
@@ -447,8 +509,8 @@ extern "C" __global__ void __launch_bounds__(256)
     }
     __syncwarp();
     finish(i, item.x >= 0 && (octet == 0 || !is_wide), m, v_color,
-           item.z > 1 ? records + size_t(item.w) * kRecord : record, splats, more, colors, params, first, second, chunks,
-           supers, rates, now);
+           item.z > 1 ? records + size_t(item.w) * kRecord : record, splats, more, boxes, colors, params, first,
+           second, chunks, supers, rates, now);
   }
 }
 

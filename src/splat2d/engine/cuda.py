@@ -6,6 +6,7 @@ the end of run(), evaluate() and get_splats().
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import math
 import os
@@ -24,7 +25,9 @@ from splat2d.engine import Evaluation, Floats, Optimizer
 from splat2d.errors import InputError
 
 SUPER = 1024  # splats under one box, see native/cuda/common.cuh
-TILE = 16
+TILE_X, TILE_Y, RENDER_THREADS = 32, 16, 256  # see render() in native/cuda/step.cuh
+UPDATE_WAVES = 1  # blocks of update() per block that runs at once
+KEY_BITS, SORTED = 24, 2048  # of the sort, see native/cuda/growth.cuh
 SEGMENT = 256
 REDUCTION_BLOCKS = 1024
 PARTS = 65536  # work items beyond one per splat, see plan() in native/cuda/step.cuh
@@ -34,6 +37,7 @@ SCHEDULE = 1000  # steps of one upload
 ROOM = 12  # capacity per splat at first: fits grow about tenfold
 SUMS = slice(24, 56)  # of State in native/cuda/common.cuh
 STATE_BYTES = 64
+PINNED = 16 * 2**20  # bytes of page-locked memory for the way back
 
 _SOURCES = ("gaussian.h", "cuda/inner.h", "cuda/common.cuh", "cuda/step.cuh", "cuda/loss.cuh", "cuda/growth.cuh")
 _MAIN = "cuda/kernels.cu"
@@ -298,7 +302,7 @@ class _Planes:
             raise InputError(f"cuda: a picture of {width}x{height} pixels is beyond the GPU engine; use --device cpu")
         self.groups = -(-channels // 4)
         self.bytes = 4 * self.pixels * (channels if channels <= 2 else 4 * self.groups)
-        self.tiles = -(-width // TILE) * -(-height // TILE)
+        self.tiles = -(-width // TILE_X) * -(-height // TILE_Y)
         self.segments = -(-self.pixels // SEGMENT)
         self.ssim_grid = (-(-width // 32), -(-height // 16), channels)
         self.ssim_blocks = self.ssim_grid[0] * self.ssim_grid[1]
@@ -318,12 +322,13 @@ class _DeviceSplats:
         self.params, self.sorted = gpu.allocate(rows), gpu.allocate(rows)
         self.first: Any = gpu.zeros(rows) if optimizing else None
         self.second: Any = gpu.zeros(rows) if optimizing else None
-        self.splats, self.more = gpu.allocate(32 * n), gpu.allocate(16 * n)
+        self.splats, self.more, self.boxes = gpu.allocate(32 * n), gpu.allocate(16 * n), gpu.allocate(16 * n)
         self.colors = gpu.zeros(16 * n * planes.groups if channels > 3 else 16)
         self.chunks, self.supers = gpu.allocate(16 * 32 * supers), gpu.allocate(16 * supers)
         self.parts, self.totals = gpu.allocate(4 * n), gpu.allocate(8 * supers)
         self.keys, self.keys2 = gpu.allocate(4 * n), gpu.allocate(4 * n)
         self.order, self.order2 = gpu.allocate(4 * n), gpu.allocate(4 * n)
+        self.places = gpu.allocate(4 * 256 * -(-n // SORTED))
         if optimizing:
             self.most = PARTS + n // 4
             items = n + self.most
@@ -345,8 +350,12 @@ class _DeviceSplats:
         self.set_state(other.count)
 
     def fetch(self) -> tuple[Floats, Floats, Floats]:
-        rows = np.empty((self.count, self.fields), np.float32)
-        self.gpu.download(self.params, rows)
+        size = 4 * self.count * self.fields
+        if size <= PINNED:
+            rows = self.gpu.view(self.params, size).view(np.float32).reshape(self.count, self.fields)
+        else:
+            rows = np.empty((self.count, self.fields), np.float32)
+            self.gpu.download(self.params, rows)
         return rows[:, :2].copy(), rows[:, 2:5].copy(), rows[:, 5:].copy()
 
     def set_state(self, count: int) -> None:
@@ -357,13 +366,13 @@ class _DeviceSplats:
     def prepare(self) -> None:
         self.gpu.run(
             *(self.channels, "prepare", self.count, 128, self.state, self.params),
-            *(self.splats, self.more, self.colors),
+            *(self.splats, self.more, self.boxes, self.colors),
         )
 
     def survey(self, plan: bool = False) -> None:
         gpu, planes = self.gpu, self.planes
         gpu.run(
-            *(self.channels, "survey", max(self.count, 1), SUPER, self.state, self.splats, self.more),
+            *(self.channels, "survey", max(self.count, 1), SUPER, self.state, self.splats, self.more, self.boxes),
             *(self.chunks, self.supers, self.parts, self.totals, i32(planes.width), i32(planes.height)),
         )
         if plan:
@@ -375,19 +384,25 @@ class _DeviceSplats:
     def sort(self) -> None:
         gpu, planes = self.gpu, self.planes
         self.prepare()
-        gpu.run(
-            *(self.channels, "order_keys", self.count, 128, self.state, self.splats, self.more),
-            *(self.keys, self.order, f32(1 / max(planes.width, planes.height))),
-        )
-        gpu.run(
-            *(self.channels, "sort_keys", min(self.count, 1), 1024),
-            *(self.state, self.keys, self.order, self.keys2, self.order2),
-        )
+        scale = f32(1 / max(planes.width, planes.height))
+        keys, order, keys2, order2 = self.keys, self.order, self.keys2, self.order2
+        gpu.run(self.channels, "order_keys", self.count, 128, self.state, self.boxes, keys, order, scale)
+        blocks = -(-self.count // SORTED)
+        for shift in range(0, KEY_BITS, 8) if blocks else ():
+            gpu.launch(
+                gpu.stream, self.channels, "sort_count", (blocks,), 256, self.state, keys, self.places, i32(shift)
+            )
+            gpu.run(self.channels, "sort_scan", 1, 1024, self.places, i32(256 * blocks))
+            gpu.launch(
+                *(gpu.stream, self.channels, "sort_scatter", (blocks,), 256, self.state, keys, order),
+                *(self.places, keys2, order2, i32(shift)),
+            )
+            keys, order, keys2, order2 = keys2, order2, keys, order
         size = 4 * self.count * self.fields
         for rows in self._rows():
             gpu.run(
                 *(self.channels, "permute", self.count * self.fields, 256),
-                *(self.state, self.order, rows, self.sorted),
+                *(self.state, order, rows, self.sorted),
             )
             gpu.copy(rows, self.sorted, size)
         self.prepare()
@@ -404,8 +419,9 @@ class _DeviceSplats:
     ) -> None:
         planes = self.planes
         self.gpu.launch(
-            *(stream, self.channels, "render", (planes.tiles, planes.groups), 256, self.state, self.splats),
-            *(self.colors, self.chunks, self.supers, target, background, out, squares),
+            *(stream, self.channels, "render", (planes.tiles, planes.groups), RENDER_THREADS),
+            *(self.state, self.splats, self.boxes, self.colors),
+            *(self.chunks, self.supers, target, background, out, squares),
             *(i32(planes.width), i32(planes.height), f32(l2), f32(half_l1)),
         )
 
@@ -413,7 +429,8 @@ class _DeviceSplats:
         planes = self.planes
         self.gpu.launch(
             *(stream, self.channels, "update", (self.gpu.update_blocks(self.channels),), 256, self.state),
-            *(schedule, i32(node), self.splats, self.more, self.colors, self.params, self.first, self.second),
+            *(schedule, i32(node), self.splats, self.more, self.boxes, self.colors),
+            *(self.params, self.first, self.second),
             *(self.chunks, self.supers, self.narrow, self.wide, self.records, self.arrived, d_image),
             *(i32(planes.width), i32(planes.height), rates),
         )
@@ -431,6 +448,7 @@ class _Gpu:
         self.stream = self.device.create_stream()
         self.arch = "sm_{}{}".format(*self.device.compute_capability)
         self.processors = int(self.device.properties.multiprocessor_count)
+        self._pinned: NDArray[np.uint8] | None = None
         self._modules: dict[int, ObjectCode] = {}
         self._kernels: dict[tuple[int, str], Any] = {}
         self._configs: dict[tuple[tuple[int, ...], int], LaunchConfig] = {}
@@ -455,9 +473,9 @@ class _Gpu:
         return kernel
 
     def update_blocks(self, channels: int) -> int:
-        """Blocks of update() that run at once."""
+        """Blocks of update(): so many as run at once, UPDATE_WAVES times."""
         resident = self.kernel(channels, "update").occupancy.max_active_blocks_per_multiprocessor(256, 0)
-        return self.processors * int(resident)
+        return UPDATE_WAVES * self.processors * int(resident)
 
     def allocate(self, size: int) -> Any:
         try:
@@ -493,10 +511,23 @@ class _Gpu:
 
     def download(self, buffer: Any, array: NDArray[Any]) -> None:
         """Waits for all that was launched."""
-        if array.nbytes:
+        if array.nbytes <= PINNED:
+            array.reshape(-1).view(np.uint8)[:] = self.view(buffer, array.nbytes)
+        else:
             data = array.ctypes.data
             _checked(driver.cuMemcpyDtoHAsync(data, int(buffer.handle), array.nbytes, self.stream.handle))
+            self.stream.sync()
+
+    def view(self, buffer: Any, size: int) -> NDArray[np.uint8]:
+        """The first bytes of a buffer, at most PINNED, until the next call. Waits for all that was launched."""
+        if self._pinned is None:
+            (address,) = _checked(driver.cuMemAllocHost(PINNED))
+            self._pinned = np.ctypeslib.as_array((ctypes.c_uint8 * PINNED).from_address(int(address)))
+        if size:
+            target = self._pinned.ctypes.data
+            _checked(driver.cuMemcpyDtoHAsync(target, int(buffer.handle), size, self.stream.handle))
         self.stream.sync()
+        return self._pinned[:size]
 
 
 @cache
