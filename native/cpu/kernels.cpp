@@ -33,11 +33,9 @@ template <class T> inline Vec<T> iota() {
   return v;
 }
 template <class T> inline T sum(Vec<T> v) {
-  T a[Lanes<T>::count];
-  for (int i = 0; i < Lanes<T>::count; ++i) a[i] = v[i];
-  for (int half = Lanes<T>::count / 2; half > 0; half /= 2)
-    for (int i = 0; i < half; ++i) a[i] += a[i + half];
-  return a[0];
+  T s = v[0];
+  for (int i = 1; i < Lanes<T>::count; ++i) s += v[i];
+  return s;
 }
 
 // 2^f on [-1/2, 1/2], largest relative error 9.2e-8 (fitted by reweighted least squares).
@@ -140,18 +138,20 @@ template <class T, class Strip> inline void for_strips(const Splat<T>& s, Tile t
   constexpr int lanes = Lanes<T>::count, group = 8;
   const Range columns = columns_of(s, tile.x0, tile.x1 - 1);
   const int start = columns.first / lanes * lanes;
-  if (columns.last < start + lanes) {  // the usual case of small splats: one strip, and no roots to take
-    const Range rows = rows_of(s, tile.y0, tile.y1 - 1);
-    if (columns.first <= columns.last && rows.first <= rows.last) strip(start, rows);
-    return;
-  }
+  const bool narrow = columns.last < start + lanes;  // the usual case of small splats: one strip, and no roots to take
   int first[group], last[group];
   for (int base = start; base <= columns.last; base += group * lanes) {
-    for (int i = 0; i < group; ++i) {
-      const int x = base + i * lanes;
-      const Range rows = rows_of(s, x, x + lanes - 1, tile.y0, tile.y1 - 1);
-      first[i] = rows.first;
-      last[i] = rows.last;
+    if (narrow) {
+      const Range rows = rows_of(s, tile.y0, tile.y1 - 1);
+      first[0] = rows.first;
+      last[0] = rows.last;
+    } else {
+      for (int i = 0; i < group; ++i) {
+        const int x = base + i * lanes;
+        const Range rows = rows_of(s, x, x + lanes - 1, tile.y0, tile.y1 - 1);
+        first[i] = rows.first;
+        last[i] = rows.last;
+      }
     }
     for (int i = 0; i < group; ++i) {
       const int x = base + i * lanes;
