@@ -18,7 +18,7 @@ check: .venv/tested
 	$(BIN)/mypy
 
 bench: .venv/installed
-	$(BIN)/splat2d bench --threads 1
+	$(BIN)/splat2d bench
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv

@@ -41,7 +41,7 @@ struct AdamStep {
   float rate[4];          // mean, log-diagonal, off-diagonal, colour; the schedule already multiplied in
   float beta1, beta2;
   float correction1, correction2;  // 1 / (1 - beta^t)
-  float log_min, log_max;          // limits of a and c; e^log_min is also the least standard deviation across a ridge
+  float log_min, log_max;          // limits of a and c; e^log_min also bounds a splat across its ridge
 };
 
 struct LossWeights {

@@ -24,7 +24,7 @@ class Optimizer:
     color_rate: float = 0.01
     beta1: float = 0.9
     beta2: float = 0.99
-    log_min: float = -0.7  # floor of a and c and of the short axis: e^-0.7 = 0.5 pixels
+    log_min: float = -0.7  # e^-0.7 = 0.5 pixels: floor of e^a and e^c, and of a long splat across its ridge
     log_max: float = 10.0
 
 
