@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+from cuda.bindings import driver
 from cuda.core import EventOptions
 from PIL import Image
 
@@ -121,10 +122,34 @@ def kernels(engine: CudaEngine, image: np.ndarray, result) -> None:
         report(f"{name} (wall)", np.array(walls))
 
 
+def large(engine: CudaEngine, image: np.ndarray, count: int) -> None:
+    """Memory and step time of a picture of about 34 megapixels, made of copies of this one."""
+    image = np.tile(image, (8, 11, 1))
+    height, width, _ = image.shape
+    rng = np.random.default_rng(0)
+    means = rng.uniform((0, 0), (width, height), (count, 2)).astype(np.float32)
+    log_cholesky = np.zeros((count, 3), np.float32)
+    log_cholesky[:, [0, 2]] = np.log(0.6 * np.sqrt(width * height / count))
+    colors = rng.normal(0, 0.1, (count, 3)).astype(np.float32)
+    (before, _) = driver.cuMemGetInfo()[1:]
+    session = CudaSession(engine._gpu, image, np.zeros(3, np.float32), Loss(), Optimizer())
+    tenth = slice(0, count // 10)  # as in a fit, which begins with a tenth of its splats and grows
+    session.set_splats(means[tenth], log_cholesky[tenth], colors[tenth])
+    session.grow(count - count // 10, 1.0, 3.0, 0)
+    session.sort()
+    session.run(np.ones(20, np.float32))
+    start = time.perf_counter()
+    session.run(np.ones(50, np.float32))
+    seconds = (time.perf_counter() - start) / 50
+    used = (before - driver.cuMemGetInfo()[1]) / 2**30
+    print(f"{width}x{height}, {count} splats: {seconds * 1e3:.2f} ms a step, {used:.2f} GiB of GPU memory")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("pictures", nargs="+", type=Path)
     parser.add_argument("--counts", nargs="+", type=int, default=[10_000, 70_000])
+    parser.add_argument("--large", type=int, default=0, help="also a large picture, with so many splats")
     parser.add_argument("--steps", type=int, default=1000)
     args = parser.parse_args()
     start = time.perf_counter()
@@ -147,6 +172,19 @@ def main() -> None:
                 fits.append(time.perf_counter() - start)
             print(f"    fit() {np.median(fits):.3f} s wall ({min(fits):.3f} .. {max(fits):.3f}), {result.psnr:.2f} dB")
             kernels(engine, image, result)
+    image = read(args.pictures[0])
+    for steps in (400, 500, 600, 700, 800):
+        walls = []
+        for seed in range(5):
+            start = time.perf_counter()
+            result = fit(image, splats=10_000, steps=steps, seed=seed, device="cuda")
+            walls.append((time.perf_counter() - start, result.psnr))
+        seconds, psnr = np.median(walls, axis=0)
+        print(
+            f"{args.pictures[0].stem}, 10000 splats, {steps} steps: {seconds:.3f} s wall, {psnr:.2f} dB (medians of 5)"
+        )
+    if args.large:
+        large(engine, image, args.large)
     sys.stdout.flush()
 
 

@@ -65,6 +65,15 @@ __device__ __forceinline__ float exp2_fast(float x) {
   return y;
 }
 
+// Lets the next kernel of the stream start its blocks, and waits for all that the kernel before has written. Both do
+// nothing unless the launch asked for it.
+__device__ __forceinline__ void overlap_launches() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;");
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+
 __device__ __forceinline__ unsigned lanes_below() {
   unsigned mask;
   asm("mov.u32 %0, %%lanemask_lt;" : "=r"(mask));
@@ -91,6 +100,15 @@ __device__ __forceinline__ void widen(Box* box, const Box& by) {
 template <class T> __device__ __forceinline__ T warp_sum(T v) {
   for (int o = 16; o; o >>= 1) v += __shfl_xor_sync(kAll, v, o);
   return v;
+}
+
+__device__ __forceinline__ int warp_most(int v) {
+#if __CUDA_ARCH__ >= 800
+  return __reduce_max_sync(kAll, v);
+#else
+  for (int o = 16; o; o >>= 1) v = greatest(v, __shfl_xor_sync(kAll, v, o));
+  return v;
+#endif
 }
 
 // Sum over the block, in every thread. The order does not depend on the schedule. All threads must call.

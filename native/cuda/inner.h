@@ -47,18 +47,27 @@ SPLAT2D_FN Range rows_at(float my, float k, float i1, float l3, float dx, float 
           int(down(within(middle + half + slack, -1.0f, float(height - 1))))};
 }
 
-// How a team of `team` groups of lanes shares a splat of `strips` strips of columns: group t takes every `stride`-th
-// strip from `first`, and there every `step`-th row from `row`. Each row of each strip belongs to one group, unless the
-// team is wider than the work: then first is past the last strip.
+// How a team of 2^log_team groups of lanes shares a splat: group t takes every `stride`-th strip of columns from `first`,
+// and there every 2^log_step-th row from `row`. There are 2^log_columns firsts, so each row of each strip belongs to one
+// group, however many strips and rows there are.
 struct Share {
-  int first, stride, row, step;
+  int first, stride, row, log_step;
 };
-SPLAT2D_FN Share share_of(int t, int team, int strips) {
-  if (team == 1) return {0, 1, 0, 1};
-  const int step = strips >= team || strips == 0 ? 1 : team / strips;
-  const int columns = team / step;
-  const int first = t / step;
-  return {first < columns ? first : strips, columns, t % step, step};
+SPLAT2D_FN Share share_of(int t, int log_team, int log_columns) {
+  const int log_step = log_team - log_columns;
+  return {t >> log_step, 1 << log_columns, t & ((1 << log_step) - 1), log_step};
+}
+
+SPLAT2D_FN int ceil_shift(int n, int shift) { return (n + (1 << shift) - 1) >> shift; }
+
+// log_columns that leaves the busiest group the fewest rows.
+SPLAT2D_FN int best_columns(int log_team, int strips, int rows) {
+  int best = 0, least_work = 0x7FFFFFFF;
+  for (int log_columns = 0; log_columns <= log_team; ++log_columns) {
+    const int work = ceil_shift(strips, log_columns) * (ceil_shift(rows, log_team - log_columns) + 2);  // 2: to begin
+    if (work < least_work) best = log_columns, least_work = work;
+  }
+  return best;
 }
 
 // One value by Adam (Kingma and Ba 2015).

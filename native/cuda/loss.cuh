@@ -25,6 +25,17 @@ extern "C" __global__ void unpack(const float* __restrict__ planes, float* __res
   }
 }
 
+// Rows of parameters -> means [N][2], log-Cholesky [N][3] and colours [N][CHANNELS], one after the other.
+extern "C" __global__ void split(const State* state, const float* __restrict__ params, float* __restrict__ out) {
+  const size_t n = blockIdx.x * size_t(blockDim.x) + threadIdx.x, count = state->count;
+  if (n >= count * kFields) return;
+  const size_t i = n / kFields;
+  const int f = int(n % kFields);
+  const size_t at = f < 2 ? 2 * i + f : f < kGeometry ? 2 * count + 3 * i + (f - 2)
+                                                      : kGeometry * count + CHANNELS * i + (f - kGeometry);
+  out[at] = params[n];
+}
+
 // Sums of residual^2, |residual| and residual^2 after a clamp of the picture to [0, 1] -> state->sums[0..2].
 extern "C" __global__ void __launch_bounds__(256) measure(State* state, const float* __restrict__ residual,
                                                           const float* __restrict__ target, double* partials,

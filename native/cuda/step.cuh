@@ -9,20 +9,16 @@
 namespace splat2d {
 
 #ifndef SUBS_X
-#define SUBS_X 4
+#define SUBS_X 2
 #define SUBS_Y 2
 #define HALVES 1
 #endif
 #ifndef RENDER_BLOCKS
-#define RENDER_BLOCKS 5
+#define RENDER_BLOCKS 8
 #endif
-#ifndef UPDATE_BLOCKS
-#define UPDATE_BLOCKS 4
+#ifndef UPDATE_THREADS
+#define UPDATE_THREADS 64
 #endif
-#ifndef UPDATE_UNROLL
-#define UPDATE_UNROLL 4
-#endif
-constexpr int kUpdateUnroll = UPDATE_UNROLL;
 constexpr int kSub = 8;                                   // pixels: a warp draws 8 x 8, two pixels per lane
 constexpr int kSubsX = SUBS_X, kSubsY = SUBS_Y;           // that make a tile, which a block draws
 constexpr int kHalves = HALVES;                           // warps that share the splats of one sub-tile
@@ -31,7 +27,7 @@ constexpr int kTileX = kSub * kSubsX, kTileY = kSub * kSubsY;
 constexpr int kTurn = 32 / kWarps;                        // of the 32 chunks of a super, a warp tests so many
 constexpr int kFound = 256;                               // splats that a warp collects before the tile is drawn
 #ifndef NARROW_ROWS
-#define NARROW_ROWS 48
+#define NARROW_ROWS 32
 #endif
 #ifndef WIDE_ROWS
 #define WIDE_ROWS 96
@@ -39,7 +35,8 @@ constexpr int kFound = 256;                               // splats that a warp 
 constexpr int kNarrowRows = NARROW_ROWS;  // rows of eight pixels that one group of lanes owns; larger splats are shared
 constexpr int kWideRows = WIDE_ROWS;      // rows per group of lanes for those
 constexpr int kBuckets = 4;               // of narrow splats by work, so that the groups of a warp are done together
-constexpr int kMostParts = 1024;
+constexpr int kLogMostParts = 10;         // a wide splat has 2^n parts, each a warp of four groups
+constexpr int kColumnsShift = 16;         // beside the parts stands log_columns of share_of()
 constexpr int kNobody = -1000;  // in place of the parts of a splat that is none
 
 // Derived values of a splat: two float4 for render(), a third for update().
@@ -99,7 +96,10 @@ extern "C" __global__ void __launch_bounds__(kSuper) survey(const State* state, 
       narrow = 1;
       parts[i] = -int(least(work * (kBuckets / float(kNarrowRows)), kBuckets - 1.0f));
     } else {
-      parts[i] = wide = least(kMostParts, 1 + int(work * (1.0f / (4 * kWideRows))));
+      int log_parts = 0;
+      while (log_parts < kLogMostParts && float(4 * kWideRows << log_parts) < work) ++log_parts;
+      wide = 1 << log_parts;
+      parts[i] = wide | best_columns(log_parts + 2, (right - left + 8) / 8, int(tall)) << kColumnsShift;
     }
   }
   const auto join = [&] {
@@ -123,7 +123,8 @@ extern "C" __global__ void __launch_bounds__(kSuper) survey(const State* state, 
   if (threadIdx.x == 0) totals[blockIdx.x] = make_int2(narrow, wide);
 }
 
-// The work items of update(): narrow splats, and parts of the wide ones as (splat, part, parts, item of part 0).
+// The work items of update(): narrow splats, and parts of the wide ones as (splat, part and columns, parts, item of part
+// 0).
 // Should the parts outnumber `most`, all splats get fewer. As many blocks as survey().
 extern "C" __global__ void __launch_bounds__(kSuper) plan(State* state, const int* parts, const int2* totals,
                                                           int* narrow_items, int4* wide_items, int most) {
@@ -139,7 +140,7 @@ extern "C" __global__ void __launch_bounds__(kSuper) plan(State* state, const in
   const int divisor = 1 + int((wide_all - 1) / most);
   const auto reduced = [&](int i) {
     const int p = i < state->count ? parts[i] : kNobody;
-    return p > 0 ? greatest(p / divisor, 1) : p;
+    return p > 0 ? 1 << (31 - __clz(greatest((p & ((1 << kColumnsShift) - 1)) / divisor, 1))) : p;
   };
   int wide_before = 0;
   if (divisor == 1) {
@@ -157,7 +158,10 @@ extern "C" __global__ void __launch_bounds__(kSuper) plan(State* state, const in
     narrow_total += in_bucket;
   }
   const int w = wide_before + block_scan(greatest(p, 0), wide_total);
-  for (int part = 0; part < p; ++part) wide_items[w + part] = make_int4(i, part, p, w);
+  if (p > 0) {
+    const int log_columns = least(parts[i] >> kColumnsShift, 31 - __clz(p) + 2);
+    for (int part = 0; part < p; ++part) wide_items[w + part] = make_int4(i, part | log_columns << kColumnsShift, p, w);
+  }
   if (blockIdx.x == gridDim.x - 1 && threadIdx.x == 0) {
     state->narrow = narrow_before + narrow_total;
     state->wide = wide_before + wide_total;
@@ -190,6 +194,7 @@ extern "C" __global__ void __launch_bounds__(32 * kWarps, RENDER_BLOCKS)
                    tile.x0 + sub_index % kSubsX * kSub + kSub - 1, tile.y0 + sub_index / kSubsX * kSub + kSub - 1};
   const bool visible = sub.x0 < width && sub.y0 < height;
   const size_t pixels = size_t(width) * height;
+  overlap_launches();
   const int count = state->count;
 
   float sum[2][kActive];
@@ -336,13 +341,12 @@ struct Rates {
 
 // Chain rule, Adam and derived values of splat i, by each group of eight lanes; those with `write` keep the result.
 // m and color: sums over the footprint; the colours of more than four channels are read from record.
-__device__ __forceinline__ void finish(int i, bool write, const Moments<float>& m, const float (&color)[4],
-                                       const float* record, float4* splats, float4* more, Box* boxes, float* colors,
+__device__ __forceinline__ void finish(int i, bool write, const float4& d, const Moments<float>& m,
+                                       const float (&color)[4], const float* record, float4* splats, float4* more, Box* boxes, float* colors,
                                        float* params, float* first, float* second, Box* chunks, Box* supers,
                                        const Rates& rates,
                                        const float4& schedule) {
   const int lane = threadIdx.x & 7;
-  const float4 d = more[i];
   const Gradient<float> by = chain_rule(m, 1.0f / d.y, d.w, d.z);
   float p[8];
   float mine = 0;
@@ -390,11 +394,12 @@ __device__ __forceinline__ void finish(int i, bool write, const Moments<float>& 
 
 // Moves every splat by its gradient. Each splat is summed by eight lanes, or in parts by several warps: then the warp
 // that finishes last adds up the parts in their order.
-extern "C" __global__ void __launch_bounds__(256, UPDATE_BLOCKS)
+extern "C" __global__ void __launch_bounds__(UPDATE_THREADS, 1024 / UPDATE_THREADS)
     update(const State* state, const float4* schedule, int node, float4* splats, float4* more, Box* boxes, float* colors,
            float* params, float* first, float* second, Box* chunks, Box* supers, const int* __restrict__ narrow_items,
            const int4* __restrict__ wide_items, float* records, int* arrived, const float* __restrict__ d_image,
            int width, int height, const Rates* rates_at) {
+  overlap_launches();
   const Rates rates = *rates_at;
   const float4 now = schedule[state->cursor + node];
   const int narrow = state->narrow, wide = state->wide;
@@ -418,8 +423,12 @@ extern "C" __global__ void __launch_bounds__(256, UPDATE_BLOCKS)
     s.mx = mx, s.hx = d.x;
     const Range columns = columns_of(s, 0, width - 1);
     const int strips = item.x >= 0 && columns.last >= columns.first ? (columns.last - columns.first + 8) / 8 : 0;
-    const Share share = share_of(is_wide ? 4 * item.y + octet : 0, is_wide ? 4 * item.z : 1, strips);
-    const float radius = d.x * i1;
+    const int log_columns = item.y >> kColumnsShift, part = item.y & ((1 << kColumnsShift) - 1);
+    const Share share = share_of(is_wide ? 4 * part + octet : 0, is_wide ? 33 - __clz(item.z) : 0, log_columns);
+    const float radius = d.x * i1, step = float(1 << share.log_step);
+    const int last_column = strips > 0 ? columns.last : -1;
+    const int turns = warp_most(ceil_shift(strips - share.first, log_columns));
+    const unsigned row_step = unsigned(width) << share.log_step;
 
     Moments<float> m = {0, 0, 0, 0, 0};
     float v_color[4];
@@ -432,32 +441,43 @@ extern "C" __global__ void __launch_bounds__(256, UPDATE_BLOCKS)
         color[0] = q.x, color[1] = q.y, color[2] = q.z, color[3] = q.w;
       }
       for (int c = 0; c < 4; ++c) v_color[c] = 0;
-      for (int strip = share.first; strip < strips; strip += share.stride) {
-        const int x = columns.first + 8 * strip + column;
-        if (x > columns.last) continue;
+      // All lanes of the warp take as many turns as the busiest, and load four rows before they use the first.
+      for (int turn = 0; turn < turns; ++turn) {
+        const int x = columns.first + 8 * (share.first + turn * share.stride) + column;
         const float dx = x + 0.5f - mx;
         const Range rows = rows_at(my, k, i1, l3, dx, radius, height);
+        const int start = rows.first + share.row;
+        const int n = x <= last_column ? ceil_shift(rows.last - start + 1, share.log_step) : 0;
+        const int most = warp_most(n);
         const float along = n1 * dx * dx;
-        float e = (rows.first + share.row + 0.5f - my) - k * dx;
-        const float step = float(share.step);
+        float e = (start + 0.5f - my) - k * dx;
         float s0 = 0, s1 = 0, s2 = 0;
-        size_t at = size_t(rows.first + share.row) * width + x;
-#pragma unroll kUpdateUnroll
-        for (int y = rows.first + share.row; y <= rows.last; y += share.step, at += size_t(share.step) * width) {
-          const Pixel g = load_pixel(plane, at);
-          const float exponent = along + n3 * e * e;
-          const float w = exponent >= kLog2Limit ? exp2_fast(exponent) : 0.0f;
-          float slope = 0;
+        unsigned at = unsigned(start) * width + x;  // a picture has fewer than 2^31 pixels
+        for (int row = 0; row < most; row += 4) {
+          Pixel g[4];
 #pragma unroll
-          for (int c = 0; c < kActive; ++c) {
-            v_color[c] += w * g.v[c];
-            slope += color[c] * g.v[c];
+          for (int q = 0; q < 4; ++q) {
+            g[q] = {};
+            if (row + q < n) g[q] = load_pixel(plane, at);
+            at += row_step;
           }
-          const float v = w * slope, t = v * e;
-          s0 += v;
-          s1 += t;
-          s2 += t * e;
-          e += step;
+#pragma unroll
+          for (int q = 0; q < 4; ++q) {
+            if (q == 2 && row + 2 >= most) break;
+            const float exponent = along + n3 * e * e;
+            const float w = exponent >= kLog2Limit ? exp2_fast(exponent) : 0.0f;
+            float slope = 0;
+#pragma unroll
+            for (int c = 0; c < kActive; ++c) {
+              v_color[c] += w * g[q].v[c];
+              slope += color[c] * g[q].v[c];
+            }
+            const float v = w * slope, t = v * e;
+            s0 += v;
+            s1 += t;
+            s2 += t * e;
+            e += step;
+          }
         }
         m.x += s0 * dx;
         m.xx += s0 * dx * dx;
@@ -508,7 +528,7 @@ extern "C" __global__ void __launch_bounds__(256, UPDATE_BLOCKS)
       }
     }
     __syncwarp();
-    finish(i, item.x >= 0 && (octet == 0 || !is_wide), m, v_color,
+    finish(i, item.x >= 0 && (octet == 0 || !is_wide), d, m, v_color,
            item.z > 1 ? records + size_t(item.w) * kRecord : record, splats, more, boxes, colors, params, first,
            second, chunks, supers, rates, now);
   }

@@ -25,20 +25,23 @@ from splat2d.engine import Evaluation, Floats, Optimizer
 from splat2d.errors import InputError
 
 SUPER = 1024  # splats under one box, see native/cuda/common.cuh
-TILE_X, TILE_Y, RENDER_THREADS = 32, 16, 256  # see render() in native/cuda/step.cuh
-UPDATE_WAVES = 1  # blocks of update() per block that runs at once
+TILE_X, TILE_Y, RENDER_THREADS = 16, 16, 128  # see render() in native/cuda/step.cuh
+UPDATE_WAVES, UPDATE_THREADS = 4, 64  # blocks of update() per block that runs at once, and their size
 KEY_BITS, SORTED = 24, 2048  # of the sort, see native/cuda/growth.cuh
 SEGMENT = 256
 REDUCTION_BLOCKS = 1024
 PARTS = 65536  # work items beyond one per splat, see plan() in native/cuda/step.cuh
 GRAPH_STEPS = 10
 REPLAN = 50  # steps after which boxes and work items are made anew
+OVERLAPPING = ("render", "update")  # kernels that call overlap_launches()
 SCHEDULE = 1000  # steps of one upload
 ROOM = 12  # capacity per splat at first: fits grow about tenfold
 SUMS = slice(24, 56)  # of State in native/cuda/common.cuh
 STATE_BYTES = 64
 PINNED = 16 * 2**20  # bytes of page-locked memory for the way back
 
+# Divisions and roots to an ulp or two, no denormals: far below what float32 sums over a picture lose anyway.
+_ROUNDING = {"ftz": True, "prec_div": False, "prec_sqrt": False}
 _SOURCES = ("gaussian.h", "cuda/inner.h", "cuda/common.cuh", "cuda/step.cuh", "cuda/loss.cuh", "cuda/growth.cuh")
 _MAIN = "cuda/kernels.cu"
 
@@ -350,13 +353,16 @@ class _DeviceSplats:
         self.set_state(other.count)
 
     def fetch(self) -> tuple[Floats, Floats, Floats]:
-        size = 4 * self.count * self.fields
+        count = self.count
+        self.gpu.run(self.channels, "split", count * self.fields, 256, self.state, self.params, self.sorted)
+        size = 4 * count * self.fields
         if size <= PINNED:
-            rows = self.gpu.view(self.params, size).view(np.float32).reshape(self.count, self.fields)
+            values = self.gpu.view(self.sorted, size).view(np.float32)
         else:
-            rows = np.empty((self.count, self.fields), np.float32)
-            self.gpu.download(self.params, rows)
-        return rows[:, :2].copy(), rows[:, 2:5].copy(), rows[:, 5:].copy()
+            values = np.empty(count * self.fields, np.float32)
+            self.gpu.download(self.sorted, values)
+        means, log_cholesky, colors = np.split(values, [2 * count, 5 * count])
+        return means.reshape(-1, 2).copy(), log_cholesky.reshape(-1, 3).copy(), colors.reshape(count, -1).copy()
 
     def set_state(self, count: int) -> None:
         """Sets the count, and the cursor of the schedule to its start."""
@@ -428,8 +434,8 @@ class _DeviceSplats:
     def update(self, stream: Any, schedule: Any, node: int, d_image: Any, rates: Any) -> None:
         planes = self.planes
         self.gpu.launch(
-            *(stream, self.channels, "update", (self.gpu.update_blocks(self.channels),), 256, self.state),
-            *(schedule, i32(node), self.splats, self.more, self.boxes, self.colors),
+            *(stream, self.channels, "update", (self.gpu.update_blocks(self.channels),), UPDATE_THREADS),
+            *(self.state, schedule, i32(node), self.splats, self.more, self.boxes, self.colors),
             *(self.params, self.first, self.second),
             *(self.chunks, self.supers, self.narrow, self.wide, self.records, self.arrived, d_image),
             *(i32(planes.width), i32(planes.height), rates),
@@ -447,16 +453,19 @@ class _Gpu:
         self.device.set_current()
         self.stream = self.device.create_stream()
         self.arch = "sm_{}{}".format(*self.device.compute_capability)
+        self._overlaps = tuple(self.device.compute_capability) >= (9, 0)
         self.processors = int(self.device.properties.multiprocessor_count)
         self._pinned: NDArray[np.uint8] | None = None
         self._modules: dict[int, ObjectCode] = {}
         self._kernels: dict[tuple[int, str], Any] = {}
-        self._configs: dict[tuple[tuple[int, ...], int], LaunchConfig] = {}
+        self._configs: dict[tuple[tuple[int, ...], int, bool], LaunchConfig] = {}
 
     def launch(self, stream: Any, channels: int, kernel: str, grid: tuple[int, ...], block: int, *args: Any) -> None:
-        config = self._configs.get((grid, block))
+        overlap = self._overlaps and kernel in OVERLAPPING
+        config = self._configs.get((grid, block, overlap))
         if config is None:
-            config = self._configs[grid, block] = LaunchConfig(grid=grid, block=block)
+            config = LaunchConfig(grid=grid, block=block, programmatic_stream_serialization=overlap)
+            self._configs[grid, block, overlap] = config
         launch(stream, config, self.kernel(channels, kernel), *args)
 
     def run(self, channels: int, kernel: str, threads: int, block: int, *args: Any) -> None:
@@ -474,7 +483,7 @@ class _Gpu:
 
     def update_blocks(self, channels: int) -> int:
         """Blocks of update(): so many as run at once, UPDATE_WAVES times."""
-        resident = self.kernel(channels, "update").occupancy.max_active_blocks_per_multiprocessor(256, 0)
+        resident = self.kernel(channels, "update").occupancy.max_active_blocks_per_multiprocessor(UPDATE_THREADS, 0)
         return UPDATE_WAVES * self.processors * int(resident)
 
     def allocate(self, size: int) -> Any:
@@ -552,7 +561,11 @@ def cubin(channels: int, arch: str) -> bytes:
     except OSError:
         pass
     options = ProgramOptions(
-        std="c++17", arch=arch, include_path=[str(sources)], define_macro=("CHANNELS", str(channels))
+        std="c++17",
+        arch=arch,
+        include_path=[str(sources)],
+        define_macro=("CHANNELS", str(channels)),
+        **_ROUNDING,
     )
     program = Program(f'#include "{_MAIN}"\n', "c++", options)
     code = bytes(program.compile("cubin").code)
