@@ -16,6 +16,7 @@ from cuda.bindings import driver
 from cuda.core import EventOptions
 from PIL import Image
 
+from splat2d.batch import fit_batch
 from splat2d.config import Loss
 from splat2d.engine import Optimizer
 from splat2d.engine.cuda import CudaEngine, CudaSession, cubin
@@ -122,6 +123,19 @@ def kernels(engine: CudaEngine, image: np.ndarray, result) -> None:
         report(f"{name} (wall)", np.array(walls))
 
 
+def batch(pictures: int) -> None:
+    """Many pictures of 28 x 28 pixels with 64 splats each, 1000 steps: smooth random spots."""
+    rng = np.random.default_rng(0)
+    small = rng.random((1000, 7, 7, 1), np.float32).repeat(4, axis=1).repeat(4, axis=2)
+    images = np.concatenate([small] * -(-pictures // 1000))[:pictures]
+    fit_batch(images[:100], splats=64, steps=10, device="cuda")
+    start = time.perf_counter()
+    result = fit_batch(images, splats=64, steps=1000, device="cuda")
+    seconds = time.perf_counter() - start
+    psnr = -10 * np.log10(result.squared).mean()
+    print(f"{pictures} pictures of 28x28, 64 splats, 1000 steps: {seconds:.2f} s wall, mean {psnr:.2f} dB")
+
+
 def large(engine: CudaEngine, image: np.ndarray, count: int) -> None:
     """Memory and step time of a picture of about 34 megapixels, made of copies of this one."""
     image = np.tile(image, (8, 11, 1))
@@ -149,6 +163,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("pictures", nargs="+", type=Path)
     parser.add_argument("--counts", nargs="+", type=int, default=[10_000, 70_000])
+    parser.add_argument("--batch", type=int, default=0, help="also so many pictures of 28 x 28")
     parser.add_argument("--large", type=int, default=0, help="also a large picture, with so many splats")
     parser.add_argument("--steps", type=int, default=1000)
     args = parser.parse_args()
@@ -183,6 +198,8 @@ def main() -> None:
         print(
             f"{args.pictures[0].stem}, 10000 splats, {steps} steps: {seconds:.3f} s wall, {psnr:.2f} dB (medians of 5)"
         )
+    if args.batch:
+        batch(args.batch)
     if args.large:
         large(engine, image, args.large)
     sys.stdout.flush()

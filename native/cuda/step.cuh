@@ -339,8 +339,66 @@ struct Rates {
   float beta1, beta2, log_min, log_max;
 };
 
+// Adds one group's share of the rows of a splat to its sums: for dL/dcolour and for the moments. a, n3 and d are derived
+// values of the splat, see prepare_splat(). The whole warp must call, with as many turns as its busiest lane needs.
+__device__ __forceinline__ void gather(const float4& a, float n3, const float4& d, const float (&color)[4],
+                                       int first_column, int last_column, const Share& share, int turns,
+                                       const float* plane, int width, int height, Moments<float>& m,
+                                       float (&v_color)[4]) {
+  const float mx = a.x, my = a.y, k = a.z, n1 = a.w, i1 = d.y, l3 = d.z;
+  const float radius = d.x * i1, step = float(1 << share.log_step);
+  const unsigned row_step = unsigned(width) << share.log_step;
+  const int column = threadIdx.x & 7;
+  // Four rows are loaded before the first is used.
+  for (int turn = 0; turn < turns; ++turn) {
+    const int x = first_column + 8 * (share.first + turn * share.stride) + column;
+    const float dx = x + 0.5f - mx;
+    const Range rows = rows_at(my, k, i1, l3, dx, radius, height);
+    const int start = rows.first + share.row;
+    const int n = x <= last_column ? ceil_shift(rows.last - start + 1, share.log_step) : 0;
+    const int most = warp_most(n);
+    const float along = n1 * dx * dx;
+    float e = (start + 0.5f - my) - k * dx;
+    float s0 = 0, s1 = 0, s2 = 0;
+    unsigned at = unsigned(start) * width + x;  // a picture has fewer than 2^31 pixels
+    for (int row = 0; row < most; row += 4) {
+      Pixel g[4];
+#pragma unroll
+      for (int q = 0; q < 4; ++q) {
+        g[q] = {};
+        if (row + q < n) g[q] = load_pixel(plane, at);
+        at += row_step;
+      }
+#pragma unroll
+      for (int q = 0; q < 4; ++q) {
+        if (q == 2 && row + 2 >= most) break;
+        const float exponent = along + n3 * e * e;
+        const float w = exponent >= kLog2Limit ? exp2_fast(exponent) : 0.0f;
+        float slope = 0;
+#pragma unroll
+        for (int c = 0; c < kActive; ++c) {
+          v_color[c] += w * g[q].v[c];
+          slope += color[c] * g[q].v[c];
+        }
+        const float v = w * slope, t = v * e;
+        s0 += v;
+        s1 += t;
+        s2 += t * e;
+        e += step;
+      }
+    }
+    m.x += s0 * dx;
+    m.xx += s0 * dx * dx;
+    m.e += s1;
+    m.xe += s1 * dx;
+    m.ee += s2;
+  }
+}
+
 // Chain rule, Adam and derived values of splat i, by each group of eight lanes; those with `write` keep the result.
+// kTree: boxes of the tree grow with the splat.
 // m and color: sums over the footprint; the colours of more than four channels are read from record.
+template <bool kTree>
 __device__ __forceinline__ void finish(int i, bool write, const float4& d, const Moments<float>& m,
                                        const float (&color)[4], const float* record, float4* splats, float4* more, Box* boxes, float* colors,
                                        float* params, float* first, float* second, Box* chunks, Box* supers,
@@ -384,11 +442,14 @@ __device__ __forceinline__ void finish(int i, bool write, const float4& d, const
   const float k = p[3] * __expf(-p[2]);
   const float least_variance = __expf(2 * rates.log_min) * (1.0f + k * k);
   if (__expf(2 * p[4]) < least_variance) p[4] = 0.5f * __logf(least_variance);
+  __syncwarp();  // all have read what lane 0 writes
   if (write && lane == 0) {
     params[size_t(i) * kFields + 4] = p[4];
     const Box box = prepare_splat(p, splats, more, boxes, i);
-    widen(chunks + i / kSplatChunk, box);
-    widen(supers + i / kSuper, box);
+    if constexpr (kTree) {
+      widen(chunks + i / kSplatChunk, box);
+      widen(supers + i / kSuper, box);
+    }
   }
 }
 
@@ -418,17 +479,15 @@ extern "C" __global__ void __launch_bounds__(UPDATE_THREADS, 1024 / UPDATE_THREA
     }
     const int i = greatest(item.x, 0);
     const float4 a = splats[2 * size_t(i)], b = splats[2 * size_t(i) + 1], d = more[i];
-    const float mx = a.x, my = a.y, k = a.z, n1 = a.w, n3 = b.x, i1 = d.y, l3 = d.z;
+    const float n3 = b.x;
     Splat<float> s;
-    s.mx = mx, s.hx = d.x;
+    s.mx = a.x, s.hx = d.x;
     const Range columns = columns_of(s, 0, width - 1);
     const int strips = item.x >= 0 && columns.last >= columns.first ? (columns.last - columns.first + 8) / 8 : 0;
     const int log_columns = item.y >> kColumnsShift, part = item.y & ((1 << kColumnsShift) - 1);
     const Share share = share_of(is_wide ? 4 * part + octet : 0, is_wide ? 33 - __clz(item.z) : 0, log_columns);
-    const float radius = d.x * i1, step = float(1 << share.log_step);
     const int last_column = strips > 0 ? columns.last : -1;
     const int turns = warp_most(ceil_shift(strips - share.first, log_columns));
-    const unsigned row_step = unsigned(width) << share.log_step;
 
     Moments<float> m = {0, 0, 0, 0, 0};
     float v_color[4];
@@ -441,50 +500,7 @@ extern "C" __global__ void __launch_bounds__(UPDATE_THREADS, 1024 / UPDATE_THREA
         color[0] = q.x, color[1] = q.y, color[2] = q.z, color[3] = q.w;
       }
       for (int c = 0; c < 4; ++c) v_color[c] = 0;
-      // All lanes of the warp take as many turns as the busiest, and load four rows before they use the first.
-      for (int turn = 0; turn < turns; ++turn) {
-        const int x = columns.first + 8 * (share.first + turn * share.stride) + column;
-        const float dx = x + 0.5f - mx;
-        const Range rows = rows_at(my, k, i1, l3, dx, radius, height);
-        const int start = rows.first + share.row;
-        const int n = x <= last_column ? ceil_shift(rows.last - start + 1, share.log_step) : 0;
-        const int most = warp_most(n);
-        const float along = n1 * dx * dx;
-        float e = (start + 0.5f - my) - k * dx;
-        float s0 = 0, s1 = 0, s2 = 0;
-        unsigned at = unsigned(start) * width + x;  // a picture has fewer than 2^31 pixels
-        for (int row = 0; row < most; row += 4) {
-          Pixel g[4];
-#pragma unroll
-          for (int q = 0; q < 4; ++q) {
-            g[q] = {};
-            if (row + q < n) g[q] = load_pixel(plane, at);
-            at += row_step;
-          }
-#pragma unroll
-          for (int q = 0; q < 4; ++q) {
-            if (q == 2 && row + 2 >= most) break;
-            const float exponent = along + n3 * e * e;
-            const float w = exponent >= kLog2Limit ? exp2_fast(exponent) : 0.0f;
-            float slope = 0;
-#pragma unroll
-            for (int c = 0; c < kActive; ++c) {
-              v_color[c] += w * g[q].v[c];
-              slope += color[c] * g[q].v[c];
-            }
-            const float v = w * slope, t = v * e;
-            s0 += v;
-            s1 += t;
-            s2 += t * e;
-            e += step;
-          }
-        }
-        m.x += s0 * dx;
-        m.xx += s0 * dx * dx;
-        m.e += s1;
-        m.xe += s1 * dx;
-        m.ee += s2;
-      }
+      gather(a, n3, d, color, columns.first, last_column, share, turns, plane, width, height, m, v_color);
       __syncwarp();
       const int reach = is_wide ? 32 : 8;
       for (int o = 1; o < reach; o <<= 1)
@@ -528,7 +544,7 @@ extern "C" __global__ void __launch_bounds__(UPDATE_THREADS, 1024 / UPDATE_THREA
       }
     }
     __syncwarp();
-    finish(i, item.x >= 0 && (octet == 0 || !is_wide), d, m, v_color,
+    finish<true>(i, item.x >= 0 && (octet == 0 || !is_wide), d, m, v_color,
            item.z > 1 ? records + size_t(item.w) * kRecord : record, splats, more, boxes, colors, params, first,
            second, chunks, supers, rates, now);
   }

@@ -11,7 +11,7 @@ cmake --build build/gpu >>build/gpu.log 2>&1 || { tail -30 build/gpu.log; exit 1
 cp build/gpu/_cpu*.so src/splat2d/
 export PYTHONPATH=$PWD/src
 if [ "${1:-}" = --sanitize ]; then
-  chosen="test_values or test_evaluate or test_the_same_bytes or test_grow or test_relocate or test_gradients_of_needles or test_sort"
+  chosen="test_the_errors_are or test_values or test_evaluate or test_the_same_bytes or test_grow or test_relocate or test_gradients_of_needles or test_sort"
   for tool in memcheck racecheck; do
     echo "compute-sanitizer --tool $tool"
     # Without API errors: cuda-core asks for the current context before there is one.

@@ -1,5 +1,7 @@
 """The fused step on the GPU, against the reference and the CPU engine."""
 
+from threading import Thread
+
 import numpy as np
 import pytest
 import reference
@@ -276,3 +278,12 @@ def test_arguments_that_cannot_be(start):
     ):
         with pytest.raises(ValueError):
             call()
+
+
+def test_a_fit_in_another_thread(gpu):
+    results = []
+    picture = target(3, 64, 80).clip(0, 1)
+    thread = Thread(target=lambda: results.append(fit(picture, splats=100, steps=30, device="cuda")))
+    thread.start()
+    thread.join()
+    assert len(results[0].splats) == 100

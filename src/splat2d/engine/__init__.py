@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -86,6 +86,22 @@ class Engine(Protocol):
         self, image: Floats, background: Floats, loss: Loss, optimizer: Optimizer, threads: int | None
     ) -> Session:
         """A session for image [H, W, C] over background [C], without splats yet."""
+
+
+@runtime_checkable
+class BatchEngine(Protocol):
+    """An engine that fits many small pictures at once."""
+
+    def takes_batch(self, shape: tuple[int, ...], count: int) -> bool:
+        """Whether pictures [B, H, W, C] with so many splats each are small enough."""
+
+    def fit_batch(
+        self, images: Floats, count: int, sigma: float, rates: Floats, optimizer: Optimizer, seed: int
+    ) -> tuple[Floats, Floats, Floats, Floats, Floats]:
+        """means [B, N, 2], log_cholesky [B, N, 3], colors [B, N, C], backgrounds [B, C], mean squared errors [B].
+
+        sigma is the size of the first splats in pixels; picture i draws from seed + i.
+        """
 
 
 def engine(device: Device = "auto") -> Engine:

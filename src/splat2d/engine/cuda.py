@@ -32,6 +32,9 @@ SEGMENT = 256
 REDUCTION_BLOCKS = 1024
 PARTS = 65536  # work items beyond one per splat, see plan() in native/cuda/step.cuh
 GRAPH_STEPS = 10
+BATCH_THREADS = 128
+BATCH_SHARED = 48 * 1024  # bytes of shared memory that every GPU grants a block
+BATCH_BYTES = 2**29  # of pictures in one launch
 REPLAN = 50  # steps after which boxes and work items are made anew
 OVERLAPPING = ("render", "update")  # kernels that call overlap_launches()
 SCHEDULE = 1000  # steps of one upload
@@ -42,7 +45,15 @@ PINNED = 16 * 2**20  # bytes of page-locked memory for the way back
 
 # Divisions and roots to an ulp or two, no denormals: far below what float32 sums over a picture lose anyway.
 _ROUNDING = {"ftz": True, "prec_div": False, "prec_sqrt": False}
-_SOURCES = ("gaussian.h", "cuda/inner.h", "cuda/common.cuh", "cuda/step.cuh", "cuda/loss.cuh", "cuda/growth.cuh")
+_SOURCES = (
+    "gaussian.h",
+    "cuda/inner.h",
+    "cuda/common.cuh",
+    "cuda/step.cuh",
+    "cuda/loss.cuh",
+    "cuda/growth.cuh",
+    "cuda/batch.cuh",
+)
 _MAIN = "cuda/kernels.cu"
 
 i32, i64, f32, f64, u64 = np.int32, np.int64, np.float32, np.float64, np.uint64
@@ -55,6 +66,7 @@ class CudaEngine:
 
     def __init__(self) -> None:
         self._gpu = _gpu()
+        self._gpu.device.set_current()  # of this thread
 
     def render(
         self,
@@ -87,6 +99,35 @@ class CudaEngine:
     ) -> CudaSession:
         return CudaSession(self._gpu, image, background, loss, optimizer)
 
+    def takes_batch(self, shape: tuple[int, ...], count: int) -> bool:
+        return shape[3] <= 4 and _batch_memory(shape, count) <= BATCH_SHARED
+
+    def fit_batch(
+        self, images: Floats, count: int, sigma: float, rates: Floats, optimizer: Optimizer, seed: int
+    ) -> tuple[Floats, Floats, Floats, Floats, Floats]:
+        gpu = self._gpu
+        pictures, height, width, channels = images.shape
+        fields = 5 + channels
+        schedule = gpu.upload(_schedule(rates, 0, optimizer))
+        settings = gpu.upload(_rates(optimizer))
+        rows = np.empty((pictures, count, fields), np.float32)
+        backgrounds, errors = np.empty((pictures, channels), np.float32), np.empty(pictures, np.float32)
+        most = max(1, min(pictures, BATCH_BYTES // (4 * height * width * channels)))
+        for first in range(0, pictures, most):
+            part = images[first : first + most]
+            size = len(part)
+            outputs = [gpu.allocate(array[first : first + size].nbytes) for array in (rows, backgrounds, errors)]
+            config = LaunchConfig(grid=(size,), block=BATCH_THREADS, shmem_size=_batch_memory(images.shape, count))
+            launch(
+                *(gpu.stream, config, gpu.kernel(channels, "fit_batch"), gpu.upload(part), *outputs),
+                *(schedule, i32(len(rates)), i32(count), i32(width), i32(height)),
+                *(f32(sigma), u64((seed + first) % 2**64), settings),
+            )
+            for output, array in zip(outputs, (rows, backgrounds, errors), strict=True):
+                gpu.download(output, array[first : first + size])
+        means, log_cholesky, colors = np.split(rows, [2, 5], axis=2)
+        return means.copy(), log_cholesky.copy(), colors.copy(), backgrounds, errors
+
 
 class CudaSession:
     """See splat2d.engine.Session."""
@@ -110,9 +151,7 @@ class CudaSession:
             self._map_sums = gpu.allocate(4 * planes.ssim_blocks * channels)
             taps = np.exp(-((np.arange(11) - 5.0) ** 2) / (2 * 1.5**2))
             self._window = gpu.upload((taps / taps.sum()).astype(np.float32))
-        o = optimizer
-        rates = [o.mean_rate, o.diagonal_rate, o.shear_rate, o.color_rate, o.beta1, o.beta2, o.log_min, o.log_max]
-        self._rates = gpu.upload(np.array(rates, np.float32))
+        self._rates = gpu.upload(_rates(optimizer))
         self._schedule = gpu.allocate(16 * SCHEDULE)
         self._map_buffers: tuple[Any, Any, Any] | None = None
         self._splats = _DeviceSplats(gpu, channels, planes, SUPER)
@@ -137,13 +176,10 @@ class CudaSession:
         return self._splats.fetch()
 
     def run(self, rates: Floats) -> float:
-        o = self._optimizer
         self._settle()
         for first in range(0, len(rates), SCHEDULE):
-            part = np.asarray(rates[first : first + SCHEDULE], np.float64)
-            t = self._steps + 1 + np.arange(len(part), dtype=np.float64)
-            table = np.stack([part, 1 / (1 - o.beta1**t), 1 / (1 - o.beta2**t), 0 * part], axis=1)
-            self._gpu.copy_in(self._schedule, table.astype(np.float32))
+            part = rates[first : first + SCHEDULE]
+            self._gpu.copy_in(self._schedule, _schedule(part, self._steps, self._optimizer))
             self._splats.set_state(self._splats.count)
             left = len(part)
             while left:
@@ -489,8 +525,10 @@ class _Gpu:
     def allocate(self, size: int) -> Any:
         try:
             return self.device.allocate(max(size, 16), stream=self.stream)
-        except Exception:
-            free = _checked(driver.cuMemGetInfo())[0]
+        except Exception as error:
+            (_, free) = driver.cuMemGetInfo()[:2]
+            if int(free) > 2 * size:
+                raise InputError(f"cuda: {_size(size)} could not be had: {_first_line(error)}") from None
             raise InputError(
                 f"cuda: out of memory, {_size(size)} asked for and {_size(int(free))} free; "
                 "take a smaller picture, fewer splats or --device cpu"
@@ -594,6 +632,27 @@ def _source_folder() -> Path:
 def _cache_folder() -> Path:
     base = os.environ.get("XDG_CACHE_HOME") or os.environ.get("LOCALAPPDATA")
     return (Path(base) if base else Path.home() / ".cache") / "splat2d"
+
+
+def _schedule(rates: Floats, done: int, optimizer: Optimizer) -> Floats:
+    """Per step the factor of the learning rates and Adam's two corrections, after so many steps done. [steps, 4]"""
+    t = done + 1 + np.arange(len(rates), dtype=np.float64)
+    corrections = [1 / (1 - beta**t) for beta in (optimizer.beta1, optimizer.beta2)]
+    return np.stack([rates, *corrections, 0 * t], axis=1).astype(np.float32)
+
+
+def _rates(o: Optimizer) -> Floats:
+    """As the struct Rates of native/cuda/step.cuh."""
+    rates = [o.mean_rate, o.diagonal_rate, o.shear_rate, o.color_rate, o.beta1, o.beta2, o.log_min, o.log_max]
+    return np.array(rates, np.float32)
+
+
+def _batch_memory(shape: tuple[int, ...], count: int) -> int:
+    """Bytes of shared memory for one picture, see native/cuda/batch.cuh."""
+    _, height, width, channels = shape
+    lanes = channels if channels <= 2 else 4
+    plane = 16 * -(-height * width * lanes // 4)
+    return 2 * plane + 4 * -(-count // 4) * (64 + (16 if channels == 4 else 0) + 12 * (5 + channels))
 
 
 def _padded(background: Floats) -> Floats:
