@@ -8,36 +8,20 @@
 
 namespace splat2d {
 
-#ifndef SUBS_X
-#define SUBS_X 2
-#define SUBS_Y 2
-#define HALVES 1
-#endif
-#ifndef RENDER_BLOCKS
-#define RENDER_BLOCKS 8
-#endif
-#ifndef UPDATE_THREADS
-#define UPDATE_THREADS 64
-#endif
-constexpr int kSub = 8;                                   // pixels: a warp draws 8 x 8, two pixels per lane
-constexpr int kSubsX = SUBS_X, kSubsY = SUBS_Y;           // that make a tile, which a block draws
-constexpr int kHalves = HALVES;                           // warps that share the splats of one sub-tile
-constexpr int kSubs = kSubsX * kSubsY, kWarps = kSubs * kHalves;
+constexpr int kSub = 8;                     // pixels: a warp draws 8 x 8, two pixels per lane
+constexpr int kSubsX = 2, kSubsY = 2;       // that make a tile, which a block draws
+constexpr int kWarps = kSubsX * kSubsY;
 constexpr int kTileX = kSub * kSubsX, kTileY = kSub * kSubsY;
-constexpr int kTurn = 32 / kWarps;                        // of the 32 chunks of a super, a warp tests so many
-constexpr int kFound = 256;                               // splats that a warp collects before the tile is drawn
-#ifndef NARROW_ROWS
-#define NARROW_ROWS 32
-#endif
-#ifndef WIDE_ROWS
-#define WIDE_ROWS 96
-#endif
-constexpr int kNarrowRows = NARROW_ROWS;  // rows of eight pixels that one group of lanes owns; larger splats are shared
-constexpr int kWideRows = WIDE_ROWS;      // rows per group of lanes for those
-constexpr int kBuckets = 4;               // of narrow splats by work, so that the groups of a warp are done together
-constexpr int kLogMostParts = 10;         // a wide splat has 2^n parts, each a warp of four groups
-constexpr int kColumnsShift = 16;         // beside the parts stands log_columns of share_of()
-constexpr int kNobody = -1000;  // in place of the parts of a splat that is none
+constexpr int kTurn = 32 / kWarps;          // of the 32 chunks of a super, a warp tests so many
+constexpr int kFound = 256;                 // splats that a warp collects before the tile is drawn
+constexpr int kRenderBlocks = 8;            // per multiprocessor: leaves 64 registers
+constexpr int kUpdateThreads = 64;          // small blocks: their place is free again soon
+constexpr int kNarrowRows = 32;             // rows of eight pixels for one group of lanes; larger splats are shared
+constexpr int kWideRows = 96;               // rows per group of lanes for those
+constexpr int kBuckets = 4;                 // of narrow splats by work, so that the groups of a warp are done together
+constexpr int kLogMostParts = 10;           // a wide splat has 2^n parts, each a warp of four groups
+constexpr int kColumnsShift = 16;           // beside the parts stands log_columns of share_of()
+constexpr int kNobody = -1000;              // in place of the parts of a splat that is none
 
 // Derived values of a splat: two float4 for render(), a third for update().
 //   (mx, my, k, n1) (n3, colours...) (hx, 1 / e^a, e^c, b)
@@ -170,7 +154,7 @@ extern "C" __global__ void __launch_bounds__(kSuper) plan(State* state, const in
 
 // Draws a tile per block: residual = background + splats - target, and out = l2 residual + half_l1 sign(residual);
 // without a target, out = the picture. squares: sum of residual^2 per tile.
-extern "C" __global__ void __launch_bounds__(32 * kWarps, RENDER_BLOCKS)
+extern "C" __global__ void __launch_bounds__(32 * kWarps, kRenderBlocks)
     render(const State* state, const float4* __restrict__ splats, const Box* __restrict__ boxes,
            const float* __restrict__ colors, const Box* __restrict__ chunks, const Box* __restrict__ supers,
            const float* __restrict__ target, const float* __restrict__ background, float* __restrict__ out,
@@ -179,19 +163,17 @@ extern "C" __global__ void __launch_bounds__(32 * kWarps, RENDER_BLOCKS)
   __shared__ int found_count[kWarps];
   __shared__ unsigned near_words[kWarps];
   __shared__ int near_supers[32 * kWarps];
-  __shared__ float other_half[kHalves > 1 ? kSubs : 1][2 * kActive][32];
-  __shared__ float square_parts[kSubs];
+  __shared__ float square_parts[kWarps];
   const int tiles_x = (width + kTileX - 1) / kTileX;
   const int tile_x = blockIdx.x % tiles_x, tile_y = blockIdx.x / tiles_x, group = blockIdx.y;
   const int warp = threadIdx.x >> 5, lane = threadIdx.x & 31;
-  const int sub_index = warp % kSubs, half = warp / kSubs;
-  const int x = tile_x * kTileX + sub_index % kSubsX * kSub + (lane & 7);
-  const int y = tile_y * kTileY + sub_index / kSubsX * kSub + (lane >> 3);
+  const int x = tile_x * kTileX + warp % kSubsX * kSub + (lane & 7);
+  const int y = tile_y * kTileY + warp / kSubsX * kSub + (lane >> 3);
   const float px = x + 0.5f, py = y + 0.5f;
   const Box tile = {tile_x * kTileX + 0.5f, tile_y * kTileY + 0.5f, tile_x * kTileX + kTileX - 0.5f,
                     tile_y * kTileY + kTileY - 0.5f};
-  const Box sub = {tile.x0 + sub_index % kSubsX * kSub, tile.y0 + sub_index / kSubsX * kSub,
-                   tile.x0 + sub_index % kSubsX * kSub + kSub - 1, tile.y0 + sub_index / kSubsX * kSub + kSub - 1};
+  const Box sub = {tile.x0 + warp % kSubsX * kSub, tile.y0 + warp / kSubsX * kSub,
+                   tile.x0 + warp % kSubsX * kSub + kSub - 1, tile.y0 + warp / kSubsX * kSub + kSub - 1};
   const bool visible = sub.x0 < width && sub.y0 < height;
   const size_t pixels = size_t(width) * height;
   overlap_launches();
@@ -237,12 +219,11 @@ extern "C" __global__ void __launch_bounds__(32 * kWarps, RENDER_BLOCKS)
     __syncthreads();
     if (!visible) return;
     int n = 0;
-    const int end = total * (half + 1) / kHalves;
-    for (int base = total * half / kHalves; base < end; base += 32) {
+    for (int base = 0; base < total; base += 32) {
       const int j = base + lane;
       bool hit = false;
       int i = 0;
-      if (j < end) {
+      if (j < total) {
         i = together[j];
         const float4 a = splats[2 * size_t(i)];
         hit = touches(a.x, a.y, a.z, a.w, splats[2 * size_t(i) + 1].x, sub, kLog2Limit);
@@ -297,39 +278,27 @@ extern "C" __global__ void __launch_bounds__(32 * kWarps, RENDER_BLOCKS)
   }
   draw_found(collected);
 
-  if constexpr (kHalves > 1) {
-    if (half == 1)
-      for (int r = 0; r < 2; ++r)
-        for (int c = 0; c < kActive; ++c) other_half[sub_index][r * kActive + c][lane] = sum[r][c];
-    __syncthreads();
-  }
   float square = 0;
-  if (half == 0) {
-    for (int r = 0; r < 2; ++r) {
-      if (x >= width || y + 4 * r >= height) continue;
-      const size_t p = size_t(y + 4 * r) * width + x;
-      Pixel value;
+  for (int r = 0; r < 2; ++r) {
+    if (x >= width || y + 4 * r >= height) continue;
+    const size_t p = size_t(y + 4 * r) * width + x;
+    Pixel value;
+    for (int c = 0; c < kActive; ++c) value.v[c] = sum[r][c] + background[4 * group + c];
+    if (target) {
+      const Pixel t = load_pixel(target + group * pixels * kLanes, p);
       for (int c = 0; c < kActive; ++c) {
-        value.v[c] = sum[r][c];
-        if constexpr (kHalves > 1) value.v[c] += other_half[sub_index][r * kActive + c][lane];
-        value.v[c] += background[4 * group + c];
+        const float d = value.v[c] - t.v[c];
+        square += d * d;
+        value.v[c] = l2 * d + (d > 0 ? half_l1 : d < 0 ? -half_l1 : 0.0f);
       }
-      if (target) {
-        const Pixel t = load_pixel(target + group * pixels * kLanes, p);
-        for (int c = 0; c < kActive; ++c) {
-          const float d = value.v[c] - t.v[c];
-          square += d * d;
-          value.v[c] = l2 * d + (d > 0 ? half_l1 : d < 0 ? -half_l1 : 0.0f);
-        }
-      }
-      store_pixel(out + group * pixels * kLanes, p, value);
     }
-    square = warp_sum(square);
-    if (lane == 0) square_parts[sub_index] = square;
+    store_pixel(out + group * pixels * kLanes, p, value);
   }
+  square = warp_sum(square);
+  if (lane == 0) square_parts[warp] = square;
   __syncthreads();
   if (threadIdx.x == 0 && squares) {
-    for (int k = 1; k < kSubs; ++k) square += square_parts[k];
+    for (int k = 1; k < kWarps; ++k) square += square_parts[k];
     squares[size_t(group) * gridDim.x + blockIdx.x] = square;
   }
 }
@@ -455,7 +424,7 @@ __device__ __forceinline__ void finish(int i, bool write, const float4& d, const
 
 // Moves every splat by its gradient. Each splat is summed by eight lanes, or in parts by several warps: then the warp
 // that finishes last adds up the parts in their order.
-extern "C" __global__ void __launch_bounds__(UPDATE_THREADS, 1024 / UPDATE_THREADS)
+extern "C" __global__ void __launch_bounds__(kUpdateThreads, 1024 / kUpdateThreads)
     update(const State* state, const float4* schedule, int node, float4* splats, float4* more, Box* boxes, float* colors,
            float* params, float* first, float* second, Box* chunks, Box* supers, const int* __restrict__ narrow_items,
            const int4* __restrict__ wide_items, float* records, int* arrived, const float* __restrict__ d_image,
