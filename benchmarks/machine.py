@@ -7,15 +7,18 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from splat2d import _cpu
+from splat2d.config import Device
+from splat2d.engine import engine
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA = ROOT.parent / "shared" / "data"  # the test pictures lie beside a checkout
 
 
-def describe(threads: int | None) -> str:
-    """One line: commit, CPU, instruction set, threads, date."""
+def describe(threads: int | None, device: Device = "cpu") -> str:
+    """One line: commit, GPU if it computes, CPU, instruction set, threads, date."""
     cores = f"{threads or os.cpu_count()} of {os.cpu_count()} threads"
-    return f"Commit {commit()}, {cpu()}, {_cpu.instruction_set()}, {cores}, {datetime.now(UTC).date()}"
+    gpu = f"{engine(device).label}, " if device == "cuda" else ""
+    return f"Commit {commit()}, {gpu}{cpu()}, {_cpu.instruction_set()}, {cores}, {datetime.now(UTC).date()}"
 
 
 def commit() -> str:

@@ -19,7 +19,7 @@ TIMED_PICTURE, TIMED_SPLATS = 23, 10_000
 
 def main() -> None:
     options = arguments()
-    print(describe(options.threads), end="\n\n")
+    print(describe(options.threads, options.device), end="\n\n")
     if options.time_to is None:
         table(options)
     else:
@@ -35,6 +35,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--presets", nargs="+", choices=PRESETS, help="default: all, and balanced for --time-to")
     parser.add_argument("--steps", type=int, help="instead of those of the preset")
     parser.add_argument("--threads", type=int, help="default: every core")
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--rounded", action="store_true", help="add the PSNR of the 8-bit picture")
     parser.add_argument("--time-to", type=float, metavar="DB", help="time one fit of kodim23 at 10,000 splats instead")
     return parser.parse_args()
@@ -57,7 +58,9 @@ def table(options: argparse.Namespace) -> None:
 def measure(options: argparse.Namespace, preset: str, count: int, number: int) -> list[float]:
     """Prints the row of one fit and returns its numbers, from the steps on."""
     image = load(options.folder, number)
-    result = splat2d.fit(image, splats=count, preset=preset, steps=options.steps, threads=options.threads)
+    result = splat2d.fit(
+        image, splats=count, preset=preset, steps=options.steps, device=options.device, threads=options.threads
+    )
     rendered = splat2d.render(result.splats, threads=options.threads).clip(0, 1)
     quality = [splat2d.psnr(rendered, image)]
     if options.rounded:

@@ -6,6 +6,7 @@ import numpy as np
 
 import splat2d
 from splat2d import bench
+from splat2d.engine import engine
 
 
 def test_functions_take_turns() -> None:
@@ -25,3 +26,10 @@ def test_a_step_moves_no_splat() -> None:
         session.run(bench.HOLD)
     for now, before in zip(session.get_splats(), (splats.means, splats.log_cholesky, splats.colors), strict=True):
         np.testing.assert_array_equal(now, before)
+
+
+def test_another_device_is_timed_by_the_clock() -> None:
+    image = np.random.default_rng(0).random((20, 30, 3), np.float32)
+    found = bench.measure_device(engine("cpu"), image, splat2d.fit(image, splats=20, steps=5).splats)
+    assert (found.width, found.height, found.splats) == (30, 20, 20) and found.device.startswith("CPU, ")
+    assert min(*found.steps_per_second, *found.render) > 0

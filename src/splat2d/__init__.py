@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from splat2d.batch import BatchResult, fit_batch
     from splat2d.config import FitConfig, Loss
     from splat2d.errors import InputError
     from splat2d.fitting import FitResult, Progress, fit, fit_steps
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOME = {
+    "BatchResult": "batch",
     "FitConfig": "config",
     "FitResult": "fitting",
     "InputError": "errors",
@@ -28,6 +30,7 @@ _HOME = {
     "Progress": "fitting",
     "Splats": "splats",
     "fit": "fitting",
+    "fit_batch": "batch",
     "fit_steps": "fitting",
     "load": "storage",
     "load_image": "images",
@@ -39,6 +42,7 @@ _HOME = {
 }
 
 __all__ = [
+    "BatchResult",
     "FitConfig",
     "FitResult",
     "InputError",
@@ -46,6 +50,7 @@ __all__ = [
     "Progress",
     "Splats",
     "fit",
+    "fit_batch",
     "fit_steps",
     "load",
     "load_image",

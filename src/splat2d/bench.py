@@ -11,12 +11,13 @@ from numpy.typing import NDArray
 
 from splat2d import _cpu
 from splat2d.config import Loss
-from splat2d.engine import Optimizer, Session, engine
+from splat2d.engine import Engine, Optimizer, Session, engine
 from splat2d.splats import Splats
 
 ROUNDS = 15
 BLOCK = 0.05  # seconds that one function runs before the next has its turn
 STEPS = 10  # in a block of them, as a fit runs them
+DEVICE_STEPS = 200  # in a block on a GPU: the wait at its end must not count
 HOLD = np.zeros(STEPS, np.float32)  # learning rates: all the work is done, yet the splats stay as they are
 
 Array = NDArray[np.float32]
@@ -39,6 +40,41 @@ class Benchmark:
     render_ratio: Quartiles
     threads: int
     speedup: Quartiles  # step on one thread / step on `threads`
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceBenchmark:
+    """What `splat2d bench --device` prints of an engine other than the CPU's. Wall times, as a caller sees them."""
+
+    width: int  # pixels
+    height: int  # pixels
+    splats: int
+    device: str
+    steps_per_second: Quartiles  # in blocks of DEVICE_STEPS
+    render: Quartiles  # ms from splats on the host to a picture on the host
+
+
+def measure_device(chosen: Engine, image: Array, splats: Splats) -> DeviceBenchmark:
+    """Times whole steps and renders of an engine on splats fitted to the image [H, W, C]."""
+    parameters = (splats.means, splats.log_cholesky, splats.colors)
+    height, width, _ = image.shape
+    session = chosen.start(image, splats.background, Loss(), Optimizer(), None)
+    session.set_splats(*parameters)
+    hold = np.zeros(DEVICE_STEPS, np.float32)
+    blocks = interleave(
+        {
+            "steps": lambda: session.run(hold),
+            "render": lambda: chosen.render(*parameters, splats.background, height, width, None),
+        }
+    )
+    return DeviceBenchmark(
+        width=width,
+        height=height,
+        splats=len(splats),
+        device=chosen.label,
+        steps_per_second=_quartiles(DEVICE_STEPS / blocks["steps"]),
+        render=_quartiles(blocks["render"] * 1e3),
+    )
 
 
 def measure(image: Array, splats: Splats, threads: int) -> Benchmark:

@@ -77,8 +77,8 @@ class Fit:
     threads: Threads = None
     json: Json = False
     """Print one JSON object instead of text: splats, width, height, channels, psnr (dB, null where infinite), ssim,
-    bytes and bpp (bits per pixel) of the splat file (null without one), steps, seconds, interrupted, outputs (path and
-    bytes of each), next (a command to try)."""
+    bytes and bpp (bits per pixel) of the splat file (null without one), steps, seconds, device, interrupted, outputs
+    (path and bytes of each), next (a command to try)."""
     quiet: Quiet = False
 
 
@@ -132,11 +132,11 @@ class Compare:
 
 @dataclass(frozen=True)
 class Bench:
-    """Measure the speed of the CPU engine against numpy.exp.
+    """Measure the speed of the CPU engine against numpy.exp, or of a GPU by the clock.
 
     Fits splats, then times one whole step (render, L2 gradient, update), the render alone, and numpy.exp over as many
     float32 as there are pairs of a splat and a pixel within its cut-off. All take turns, on one thread; a step on more
-    threads takes its turn too.
+    threads takes its turn too. With --device cuda: whole steps and renders by the clock, on splats fitted there.
     """
 
     photo: Positional[Annotated[Path | None, arg(metavar="[PHOTO]", help_behavior_hint="")]] = None
@@ -145,10 +145,12 @@ class Bench:
     """Number of splats."""
     threads: Annotated[int, arg(metavar="N")] = 2
     """Threads of the speed-up; all else is measured on one."""
+    device: OnDevice = "cpu"
     json: Json = False
     """Print one JSON object instead of text: width, height, splats, pairs, instruction_set; step, render and numpy_exp
     (ns per pair), step_ratio and render_ratio (to numpy_exp), threads, speedup (of a step on that many threads), each
-    as lower quartile, median and upper quartile."""
+    as lower quartile, median and upper quartile. With --device cuda: width, height, splats, device, steps_per_second,
+    render (ms)."""
     quiet: Quiet = False
 
 
@@ -203,6 +205,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _fit(command: Fit) -> int:
+    from splat2d.engine import engine
     from splat2d.files import check_encoders, check_outputs, default_output, holds_splats, write
     from splat2d.fitting import fit_steps
     from splat2d.images import load_image
@@ -246,6 +249,7 @@ def _fit(command: Fit) -> int:
         "bpp": 8 * sizes[file] / (width * height) if file else None,
         "steps": result.kept.step,
         "seconds": result.kept.seconds,
+        "device": engine(command.device).label,
         "interrupted": result.interrupted,
         "outputs": [{"path": str(path), "bytes": size} for path, size in sizes.items()],
         "next": _next_command(command.photo, outputs, file),
@@ -258,7 +262,7 @@ def _fit(command: Fit) -> int:
                 "splats": f"{len(splats)} for {width}x{height} pixels, {channels} channels",
                 "PSNR": f"{report['psnr']:.2f} dB",
                 "SSIM": f"{report['ssim']:.4f}",
-                "time": f"{result.kept.seconds:.1f} s, {result.kept.step} steps",
+                "time": f"{result.kept.seconds:.1f} s, {result.kept.step} steps, {report['device']}",
                 **{str(path): _size(size, width * height) for path, size in sizes.items()},
                 "next": report["next"],
             }
@@ -356,16 +360,33 @@ def _compare(command: Compare) -> int:
 
 
 def _bench(command: Bench) -> int:
-    from splat2d.bench import measure
+    from splat2d.bench import measure, measure_device
+    from splat2d.engine import engine
     from splat2d.fitting import fit_steps
     from splat2d.images import load_image
     from splat2d.scene import draw
 
-    config = FitConfig(splats=command.splats, threads=command.threads, device="cpu")
+    chosen = engine(command.device)
+    config = FitConfig(splats=command.splats, threads=command.threads, device=command.device)
     image = draw() if command.photo is None else load_image(command.photo)
     result = _follow(fit_steps(image, config), command.quiet)
     if result.interrupted:
         raise KeyboardInterrupt
+    if chosen.name != "cpu":
+        on_device = measure_device(chosen, image, result.kept.splats)
+        if command.json:
+            _print_json(asdict(on_device))
+            return OK
+        _print_rows(
+            {
+                "picture": f"{on_device.width}x{on_device.height} pixels, {on_device.splats} fitted splats",
+                "device": on_device.device,
+                "fit": f"{result.kept.psnr:.2f} dB in {result.kept.seconds:.3f} s, {result.kept.step} steps",
+                "steps": f"{_numbers(on_device.steps_per_second)} per second (lower quartile, median, upper quartile)",
+                "render": f"{_numbers(on_device.render)} ms, from the host and back",
+            }
+        )
+        return OK
     found = measure(image, result.kept.splats, command.threads)
     if command.json:
         _print_json(asdict(found))

@@ -69,6 +69,7 @@ class Engine(Protocol):
     """A device that renders and fits."""
 
     name: str
+    label: str  # what it runs on, for people
 
     def render(
         self,

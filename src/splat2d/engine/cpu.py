@@ -66,6 +66,9 @@ class CpuEngine:
 
     name = "cpu"
 
+    def __init__(self) -> None:
+        self.label = f"CPU, {_cpu.instruction_set()}"
+
     def render(
         self,
         means: Floats,

@@ -67,6 +67,7 @@ class CudaEngine:
     def __init__(self) -> None:
         self._gpu = _gpu()
         self._gpu.device.set_current()  # of this thread
+        self.label = str(self._gpu.device.name)
 
     def render(
         self,
