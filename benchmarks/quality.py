@@ -19,6 +19,8 @@ TIMED_PICTURE, TIMED_SPLATS = 23, 10_000
 
 def main() -> None:
     options = arguments()
+    # Warm-up: kernels of a GPU are loaded, or compiled, on first use.
+    splat2d.fit(load(options.folder, options.pictures[0]), splats=100, steps=60, device=options.device)
     print(describe(options.threads, options.device), end="\n\n")
     if options.time_to is None:
         table(options)
@@ -73,7 +75,7 @@ def measure(options: argparse.Namespace, preset: str, count: int, number: int) -
 def line(name: str, count: int, preset: str, steps: float, *numbers: float) -> None:
     *quality, ssim, seconds = numbers
     cells = [name, f"{count:,}", preset, f"{steps:.0f}", *(f"{value:.2f}" for value in quality), f"{ssim:.4f}"]
-    print(f"| {' | '.join(cells)} | {seconds:.2f} |", flush=True)
+    print(f"| {' | '.join(cells)} | {seconds:.3f} |", flush=True)
 
 
 def time_to(options: argparse.Namespace, preset: str) -> str:
