@@ -50,5 +50,6 @@ def test_the_program_runs(photo, monkeypatch):
     )
     monkeypatch.setattr(splat2d, "render", lambda splats, **_: np.zeros((8, 8, 3), np.float32))  # not 4096 pixels here
     (program,) = blocks("python")
-    exec(compile(program.replace("10_000", "100"), str(README), "exec"), {})
+    images = np.random.default_rng(0).random((2, 8, 8, 1), np.float32)
+    exec(compile(program.replace("10_000", "100"), str(README), "exec"), {"images": images})
     assert len(splat2d.load("photo.npz")) == 100
