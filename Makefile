@@ -15,6 +15,7 @@ test: check
 check: .venv/tested
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/clang-format --dry-run -Werror $(shell find native -type f)
 	$(BIN)/mypy
 
 bench: .venv/installed

@@ -1,5 +1,5 @@
-// splat2d._cpu: arrays in, arrays out. The array types below are the check: .noconvert() makes a wrong dtype or layout a
-// TypeError instead of a silent copy.
+// splat2d._cpu: arrays in, arrays out. The array types below are the check: .noconvert() makes a wrong dtype or layout
+// a TypeError instead of a silent copy.
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/string.h>
@@ -82,9 +82,11 @@ auto render_backward(Means<T> means, LogCholesky<T> log_cholesky, Matrix<T> colo
   const T limit = cutoff_of<T>(cutoff);
   const std::size_t n = std::size_t(splats.count), channels = std::size_t(splats.channels);
   T *d_means = new T[n * 2], *d_log_cholesky = new T[n * 3], *d_colors = new T[n * channels];
-  auto result = std::make_tuple(own<T>(d_means, {n, 2}), own<T>(d_log_cholesky, {n, 3}), own<T>(d_colors, {n, channels}));
+  auto result =
+      std::make_tuple(own<T>(d_means, {n, 2}), own<T>(d_log_cholesky, {n, 3}), own<T>(d_colors, {n, channels}));
   nb::gil_scoped_release release;
-  s2::render_backward<T>(splats, d_image.data(), size.width, size.height, limit, threads, d_means, d_log_cholesky, d_colors);
+  s2::render_backward<T>(splats, d_image.data(), size.width, size.height, limit, threads, d_means, d_log_cholesky,
+                         d_colors);
   return result;
 }
 
@@ -107,7 +109,8 @@ template <class T> void bind_splat_functions(nb::module_& m) {
         "colors"_a.noconvert(), "d_image"_a.noconvert(), nb::kw_only(), "cutoff"_a = s2::kCutoff, "threads"_a = 0,
         "dL/dimage [H, W, C] -> dL/dmeans [N, 2], dL/dlog_cholesky [N, 3], dL/dcolors [N, C].");
   m.def("count_pairs", &count_pairs<T>, "means"_a.noconvert(), "log_cholesky"_a.noconvert(), "height"_a, "width"_a,
-        nb::kw_only(), "cutoff"_a = s2::kCutoff, "threads"_a = 0, "Pixels inside the cut-off ellipse, summed over splats.");
+        nb::kw_only(), "cutoff"_a = s2::kCutoff, "threads"_a = 0,
+        "Pixels inside the cut-off ellipse, summed over splats.");
 }
 
 Size same_size(Image<float> image, Image<float> target) {
@@ -130,117 +133,135 @@ NB_MODULE(_cpu, m) {
   bind_splat_functions<float>(m);
   bind_splat_functions<double>(m);
 
-  m.def("loss_gradient",
-        [](Image<float> image, Image<float> target, float l2, float l1, float ssim, int threads) {
-          const Size size = same_size(image, target);
-          const s2::LossWeights weights = weights_of(l2, l1, ssim);
-          const std::size_t channels = image.shape(2);
-          float* d = new float[std::size_t(size.height) * size.width * channels];
-          auto array = own<float>(d, {std::size_t(size.height), std::size_t(size.width), channels});
-          double loss;
-          {
-            nb::gil_scoped_release release;
-            loss = s2::loss_gradient(image.data(), target.data(), size.width, size.height, int(channels), weights, threads, d);
-          }
-          return std::make_tuple(loss, array);
-        },
-        "image"_a.noconvert(), "target"_a.noconvert(), nb::kw_only(), "l2"_a = 1.0f, "l1"_a = 0.0f, "ssim"_a = 0.0f,
-        "threads"_a = 0, "l2 * MSE + l1 * MAE + ssim * (1 - SSIM) and its gradient [H, W, C].");
-  m.def("ssim",
-        [](Image<float> image, Image<float> target, int threads) {
-          const Size size = same_size(image, target);
+  m.def(
+      "loss_gradient",
+      [](Image<float> image, Image<float> target, float l2, float l1, float ssim, int threads) {
+        const Size size = same_size(image, target);
+        const s2::LossWeights weights = weights_of(l2, l1, ssim);
+        const std::size_t channels = image.shape(2);
+        float* d = new float[std::size_t(size.height) * size.width * channels];
+        auto array = own<float>(d, {std::size_t(size.height), std::size_t(size.width), channels});
+        double loss;
+        {
           nb::gil_scoped_release release;
-          return s2::ssim(image.data(), target.data(), size.width, size.height, int(image.shape(2)), threads);
-        },
-        "image"_a.noconvert(), "target"_a.noconvert(), nb::kw_only(), "threads"_a = 0, "Mean SSIM.");
-  m.def("draw",
-        [](Matrix<float> weights, std::int64_t count, std::uint64_t seed) {
-          require(count >= 0, "count must not be negative");
-          require(weights.size() > 0, "weights must not be empty");
-          std::int64_t* out = new std::int64_t[std::size_t(count)];
-          auto array = own<std::int64_t>(out, {std::size_t(count)});
-          nb::gil_scoped_release release;
-          s2::draw(weights.data(), std::int64_t(weights.size()), count, seed, out);
-          return array;
-        },
-        "weights"_a.noconvert(), "count"_a, "seed"_a,
-        "Pixel indices in proportion to weights [H, W], one per stratum of equal mass, ascending. [count] int64");
+          loss = s2::loss_gradient(image.data(), target.data(), size.width, size.height, int(channels), weights,
+                                   threads, d);
+        }
+        return std::make_tuple(loss, array);
+      },
+      "image"_a.noconvert(), "target"_a.noconvert(), nb::kw_only(), "l2"_a = 1.0f, "l1"_a = 0.0f, "ssim"_a = 0.0f,
+      "threads"_a = 0, "l2 * MSE + l1 * MAE + ssim * (1 - SSIM) and its gradient [H, W, C].");
+  m.def(
+      "ssim",
+      [](Image<float> image, Image<float> target, int threads) {
+        const Size size = same_size(image, target);
+        nb::gil_scoped_release release;
+        return s2::ssim(image.data(), target.data(), size.width, size.height, int(image.shape(2)), threads);
+      },
+      "image"_a.noconvert(), "target"_a.noconvert(), nb::kw_only(), "threads"_a = 0, "Mean SSIM.");
+  m.def(
+      "draw",
+      [](Matrix<float> weights, std::int64_t count, std::uint64_t seed) {
+        require(count >= 0, "count must not be negative");
+        require(weights.size() > 0, "weights must not be empty");
+        std::int64_t* out = new std::int64_t[std::size_t(count)];
+        auto array = own<std::int64_t>(out, {std::size_t(count)});
+        nb::gil_scoped_release release;
+        s2::draw(weights.data(), std::int64_t(weights.size()), count, seed, out);
+        return array;
+      },
+      "weights"_a.noconvert(), "count"_a, "seed"_a,
+      "Pixel indices in proportion to weights [H, W], one per stratum of equal mass, ascending. [count] int64");
 
-  m.def("instruction_sets", [] {
-    std::vector<std::string> names;
-    for (const s2::InstructionSet* set : s2::supported_instruction_sets()) names.push_back(set->name);
-    return names;
-  }, "Those that run on this machine, best last.");
+  m.def(
+      "instruction_sets",
+      [] {
+        std::vector<std::string> names;
+        for (const s2::InstructionSet* set : s2::supported_instruction_sets()) names.push_back(set->name);
+        return names;
+      },
+      "Those that run on this machine, best last.");
   m.def("instruction_set", [] { return std::string(s2::instruction_set().name); }, "The one in use.");
   m.def("use_instruction_set", &s2::use_instruction_set, "name"_a, "Chooses one of instruction_sets().");
   m.def("available_threads", [] { return s2::available_threads(); }, "Cores this process may use.");
 
   nb::class_<s2::Fit>(m, "Fit", "One picture being fitted: parameters, optimiser state, target and buffers.")
-      .def("__init__",
-           [](s2::Fit* self, Image<float> target, Vector<float> background, float l2, float l1, float ssim,
-              std::vector<float> rates, float beta1, float beta2, float log_min, float log_max, int threads) {
-             const Size size = size_of(std::int64_t(target.shape(0)), std::int64_t(target.shape(1)));
-             require(target.shape(2) >= 1 && target.shape(2) <= kMaxChannels, "a picture must have 1 to 4096 channels");
-             require(background.shape(0) == target.shape(2), "background must have as many channels as target");
-             require(rates.size() == 4, "rates must be those of mean, log-diagonal, off-diagonal and colour");
-             s2::FitOptions o;
-             o.weights = weights_of(l2, l1, ssim);
-             for (int i = 0; i < 4; ++i) o.rates[i] = rates[i];
-             o.beta1 = beta1, o.beta2 = beta2, o.log_min = log_min, o.log_max = log_max, o.threads = threads;
-             nb::gil_scoped_release release;
-             new (self) s2::Fit(target.data(), background.data(), size.width, size.height, int(target.shape(2)), o);
-           },
-           "target"_a.noconvert(), "background"_a.noconvert(), nb::kw_only(), "l2"_a, "l1"_a, "ssim"_a, "rates"_a,
-           "beta1"_a, "beta2"_a, "log_min"_a, "log_max"_a, "threads"_a = 0)
-      .def("set_splats",
-           [](s2::Fit& self, Means<float> means, LogCholesky<float> log_cholesky, Matrix<float> colors) {
-             const auto splats = splats_of<float>(means, log_cholesky, colors);
-             require(splats.channels == self.channels(), "colors must have as many channels as the target");
-             nb::gil_scoped_release release;
-             self.set_splats(splats);
-           },
-           "means"_a.noconvert(), "log_cholesky"_a.noconvert(), "colors"_a.noconvert(), "Clears the optimiser state.")
-      .def("get_splats",
-           [](const s2::Fit& self) {
-             const std::size_t n = std::size_t(self.count()), channels = std::size_t(self.channels());
-             float *means = new float[n * 2], *log_cholesky = new float[n * 3], *colors = new float[n * channels];
-             auto result =
-                 std::make_tuple(own<float>(means, {n, 2}), own<float>(log_cholesky, {n, 3}), own<float>(colors, {n, channels}));
-             self.get_splats(means, log_cholesky, colors);
-             return result;
-           },
-           "means [N, 2], log_cholesky [N, 3], colors [N, C]")
+      .def(
+          "__init__",
+          [](s2::Fit* self, Image<float> target, Vector<float> background, float l2, float l1, float ssim,
+             std::vector<float> rates, float beta1, float beta2, float log_min, float log_max, int threads) {
+            const Size size = size_of(std::int64_t(target.shape(0)), std::int64_t(target.shape(1)));
+            require(target.shape(2) >= 1 && target.shape(2) <= kMaxChannels, "a picture must have 1 to 4096 channels");
+            require(background.shape(0) == target.shape(2), "background must have as many channels as target");
+            require(rates.size() == 4, "rates must be those of mean, log-diagonal, off-diagonal and colour");
+            s2::FitOptions o;
+            o.weights = weights_of(l2, l1, ssim);
+            for (int i = 0; i < 4; ++i) o.rates[i] = rates[i];
+            o.beta1 = beta1, o.beta2 = beta2, o.log_min = log_min, o.log_max = log_max, o.threads = threads;
+            nb::gil_scoped_release release;
+            new (self) s2::Fit(target.data(), background.data(), size.width, size.height, int(target.shape(2)), o);
+          },
+          "target"_a.noconvert(), "background"_a.noconvert(), nb::kw_only(), "l2"_a, "l1"_a, "ssim"_a, "rates"_a,
+          "beta1"_a, "beta2"_a, "log_min"_a, "log_max"_a, "threads"_a = 0)
+      .def(
+          "set_splats",
+          [](s2::Fit& self, Means<float> means, LogCholesky<float> log_cholesky, Matrix<float> colors) {
+            const auto splats = splats_of<float>(means, log_cholesky, colors);
+            require(splats.channels == self.channels(), "colors must have as many channels as the target");
+            nb::gil_scoped_release release;
+            self.set_splats(splats);
+          },
+          "means"_a.noconvert(), "log_cholesky"_a.noconvert(), "colors"_a.noconvert(), "Clears the optimiser state.")
+      .def(
+          "get_splats",
+          [](const s2::Fit& self) {
+            const std::size_t n = std::size_t(self.count()), channels = std::size_t(self.channels());
+            float *means = new float[n * 2], *log_cholesky = new float[n * 3], *colors = new float[n * channels];
+            auto result = std::make_tuple(own<float>(means, {n, 2}), own<float>(log_cholesky, {n, 3}),
+                                          own<float>(colors, {n, channels}));
+            self.get_splats(means, log_cholesky, colors);
+            return result;
+          },
+          "means [N, 2], log_cholesky [N, 3], colors [N, C]")
       .def_prop_ro("count", &s2::Fit::count)
-      .def("run",
-           [](s2::Fit& self, Vector<float> rates) {
-             nb::gil_scoped_release release;
-             return self.run(rates.data(), int(rates.shape(0)));
-           },
-           "rates"_a.noconvert(),
-           "A step per entry, which multiplies the learning rates; the sum of squared residuals before the last update.")
-      .def("evaluate",
-           [](s2::Fit& self) {
-             nb::gil_scoped_release release;
-             const s2::Evaluation e = self.evaluate();
-             return std::make_tuple(e.squares, e.absolutes, e.clamped, e.ssim);
-           },
-           "Sums of squared, absolute and clamped squared residuals, and the mean SSIM map (0 if the loss has none).")
-      .def("grow",
-           [](s2::Fit& self, std::int64_t added, float power, float sigma, std::uint64_t seed) {
-             require(added >= 0 && self.count() + added <= std::numeric_limits<std::int32_t>::max(), "bad number of splats");
-             nb::gil_scoped_release release;
-             self.grow(added, power, sigma, seed);
-           },
-           "added"_a, "power"_a, "sigma"_a, "seed"_a, "Adds splats where blurred squared error ** power is high.")
-      .def("relocate",
-           [](s2::Fit& self, std::int64_t moved, float power, float sigma, std::uint64_t seed) {
-             require(moved >= 0 && moved <= self.count(), "cannot move more splats than there are");
-             nb::gil_scoped_release release;
-             self.relocate(moved, power, sigma, seed);
-           },
-           "moved"_a, "power"_a, "sigma"_a, "seed"_a, "Moves the splats that contribute least to where grow() adds.")
-      .def("sort", [](s2::Fit& self) {
-        nb::gil_scoped_release release;
-        self.sort();
-      }, "Sorts splats along a Z-order curve.");
+      .def(
+          "run",
+          [](s2::Fit& self, Vector<float> rates) {
+            nb::gil_scoped_release release;
+            return self.run(rates.data(), int(rates.shape(0)));
+          },
+          "rates"_a.noconvert(),
+          "A step per entry, which multiplies the learning rates; the sum of squared residuals before the last update.")
+      .def(
+          "evaluate",
+          [](s2::Fit& self) {
+            nb::gil_scoped_release release;
+            const s2::Evaluation e = self.evaluate();
+            return std::make_tuple(e.squares, e.absolutes, e.clamped, e.ssim);
+          },
+          "Sums of squared, absolute and clamped squared residuals, and the mean SSIM map (0 if the loss has none).")
+      .def(
+          "grow",
+          [](s2::Fit& self, std::int64_t added, float power, float sigma, std::uint64_t seed) {
+            require(added >= 0 && self.count() + added <= std::numeric_limits<std::int32_t>::max(),
+                    "bad number of splats");
+            nb::gil_scoped_release release;
+            self.grow(added, power, sigma, seed);
+          },
+          "added"_a, "power"_a, "sigma"_a, "seed"_a, "Adds splats where blurred squared error ** power is high.")
+      .def(
+          "relocate",
+          [](s2::Fit& self, std::int64_t moved, float power, float sigma, std::uint64_t seed) {
+            require(moved >= 0 && moved <= self.count(), "cannot move more splats than there are");
+            nb::gil_scoped_release release;
+            self.relocate(moved, power, sigma, seed);
+          },
+          "moved"_a, "power"_a, "sigma"_a, "seed"_a, "Moves the splats that contribute least to where grow() adds.")
+      .def(
+          "sort",
+          [](s2::Fit& self) {
+            nb::gil_scoped_release release;
+            self.sort();
+          },
+          "Sorts splats along a Z-order curve.");
 }

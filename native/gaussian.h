@@ -11,15 +11,15 @@
 
 namespace splat2d {
 
-constexpr double kCutoff = 5.54;        // a weight below exp(-5.54) = 1/255 is 0: a cut tail moves an 8-bit value by < 1
-constexpr double kLogLimit = 20.0;      // |a|, |c|: e^20 px is beyond any canvas, and squares of e^20 stay finite in float
-constexpr double kShearLimit = 1e9;     // |b|, for the same reason
+constexpr double kCutoff = 5.54;     // a weight below exp(-5.54) = 1/255 is 0: a cut tail moves an 8-bit value by < 1
+constexpr double kLogLimit = 20.0;   // |a|, |c|: e^20 px is beyond any canvas, and squares of e^20 stay finite in float
+constexpr double kShearLimit = 1e9;  // |b|, for the same reason
 constexpr double kLog2E = 1.4426950408889634;
-constexpr int kRestart = 16;            // rows of a recurrence before it starts afresh: bounds its rounding error
-constexpr double kDeepest = 80.0;       // exp(-80) is still a normal float
-constexpr double kSlack = 1e-3;         // pixels by which ranges are wider than computed: rounding must not drop a pixel,
-                                        // and each pixel is tested against the cut-off anyway
-constexpr double kFarAway = 1e8;        // pixels; what lies beyond is off every canvas
+constexpr int kRestart = 16;       // rows of a recurrence before it starts afresh: bounds its rounding error
+constexpr double kDeepest = 80.0;  // exp(-80) is still a normal float
+constexpr double kSlack = 1e-3;    // pixels by which ranges are wider than computed: rounding must not drop a pixel,
+                                   // and each pixel is tested against the cut-off anyway
+constexpr double kFarAway = 1e8;   // pixels; what lies beyond is off every canvas
 
 #if defined(__CUDACC__)
 SPLAT2D_FN float root(float x) { return ::sqrtf(x); }
@@ -40,27 +40,28 @@ template <class T> SPLAT2D_FN T clamp(T x, T low, T high) { return x < low ? low
 
 // A splat made ready for evaluation at (dx, e), e = dy - k dx: log2 of its weight is n1 dx^2 + n3 e^2.
 template <class T> struct Splat {
-  T mx, my;    // mean, pixels
-  T k;         // slope of the ridge: b / e^a
-  T n1, n3;    // -log2(e) / 2 over the variance along x, and along y at fixed x
-  T q;         // second ratio of the weights of three successive rows: 2^(2 n3)
-  T hx, hy;    // half size of the box around the ellipse at the cut-off, pixels
-  T top_dx;    // dx of the ellipse's extreme point in +y; by symmetry -top_dx is that in -y
-  T i1, l3;    // 1 / e^a and e^c
-  T radius;    // of the cut-off ellipse in standard deviations
-  int rows;    // rows that the recurrence may run before it restarts; 0: evaluate every row
+  T mx, my;  // mean, pixels
+  T k;       // slope of the ridge: b / e^a
+  T n1, n3;  // -log2(e) / 2 over the variance along x, and along y at fixed x
+  T q;       // second ratio of the weights of three successive rows: 2^(2 n3)
+  T hx, hy;  // half size of the box around the ellipse at the cut-off, pixels
+  T top_dx;  // dx of the ellipse's extreme point in +y; by symmetry -top_dx is that in -y
+  T i1, l3;  // 1 / e^a and e^c
+  T radius;  // of the cut-off ellipse in standard deviations
+  int rows;  // rows that the recurrence may run before it restarts; 0: evaluate every row
 };
 
 // The cut-off as the kernels use it.
 template <class T> struct Cutoff {
-  T radius;   // of the ellipse in standard deviations: sqrt(2 cutoff)
-  T reach;    // rows of a recurrence per e^c, see cutoff_of
+  T radius;               // of the ellipse in standard deviations: sqrt(2 cutoff)
+  T reach;                // rows of a recurrence per e^c, see cutoff_of
   T weight, log2_weight;  // of the least weight that counts, and its exponent
 };
 
 // A recurrence w(y + 1) = w(y) r, r' = r q may start outside the ellipse of a column that it meets later. Its first
-// weight must not underflow, or the whole column is lost. The start lies at most rows + radius l3 from the ridge, so its
-// exponent is at least -(rows / l3 + radius)^2 / 2 - cutoff; keeping that above -kDeepest bounds rows / l3 by reach.
+// weight must not underflow, or the whole column is lost. The start lies at most rows + radius l3 from the ridge, so
+// its exponent is at least -(rows / l3 + radius)^2 / 2 - cutoff; keeping that above -kDeepest bounds rows / l3 by
+// reach.
 template <class T> SPLAT2D_FN Cutoff<T> cutoff_of(T cutoff, T weight) {
   const T radius = root(T(2) * cutoff);
   const T room = root(greatest(T(2) * (T(kDeepest) - cutoff), T(0)));

@@ -11,11 +11,19 @@
 
 namespace splat2d {
 
-namespace portable { extern const InstructionSet instruction_set; }
+namespace portable {
+extern const InstructionSet instruction_set;
+}
 #if defined(SPLAT2D_X86)
-namespace v2 { extern const InstructionSet instruction_set; }
-namespace v3 { extern const InstructionSet instruction_set; }
-namespace v4 { extern const InstructionSet instruction_set; }
+namespace v2 {
+extern const InstructionSet instruction_set;
+}
+namespace v3 {
+extern const InstructionSet instruction_set;
+}
+namespace v4 {
+extern const InstructionSet instruction_set;
+}
 #endif
 
 std::vector<const InstructionSet*> supported_instruction_sets() {

@@ -116,7 +116,8 @@ template <class T> Table<T> to_table(SplatArrays<T> splats) {
   return table;
 }
 
-template <class T> void from_fields(Fields<const T> f, std::ptrdiff_t count, int channels, T* means, T* log_cholesky, T* colors) {
+template <class T> void from_fields(Fields<const T> f, std::ptrdiff_t count, int channels, T* means, T* log_cholesky,
+                                    T* colors) {
   for (std::ptrdiff_t i = 0; i < count; ++i) {
     for (int k = 0; k < 2; ++k) means[2 * i + k] = f[k][i];
     for (int k = 0; k < 3; ++k) log_cholesky[3 * i + k] = f[2 + k][i];
@@ -136,7 +137,8 @@ template <class T> void from_planes(Planes<const T> planes, int threads, T* imag
   const std::ptrdiff_t stride = std::ptrdiff_t(planes.width) * planes.channels;
   parallel_for(threads, planes.height, [&](std::ptrdiff_t y) {
     for (int c = 0; c < planes.channels; ++c)
-      for (int x = 0; x < planes.width; ++x) image[y * stride + std::ptrdiff_t(x) * planes.channels + c] = planes.at(int(y), c)[x];
+      for (int x = 0; x < planes.width; ++x)
+        image[y * stride + std::ptrdiff_t(x) * planes.channels + c] = planes.at(int(y), c)[x];
   });
 }
 
@@ -288,7 +290,8 @@ double loss_gradient(const float* image, const float* target, int width, int hei
   for (std::ptrdiff_t tile = 0; tile < grid.count(); ++tile) squares += sums[3 * tile], absolutes += sums[3 * tile + 1];
   if (weights.ssim > 0)
     similarity = ssim_sum(residual.view(), reference.view(), channel_means(target, width, height, channels).data(),
-                          d.planes(), 0, -0.5f * weights.ssim, threads) / elements;
+                          d.planes(), 0, -0.5f * weights.ssim, threads) /
+                 elements;
   from_planes(d.view(), threads, d_image);
   const float scale = float(2 / elements);  // pointwise() works in units of HWC/2
   parallel_for(threads, height, [&](std::ptrdiff_t y) {
@@ -318,7 +321,8 @@ void draw(const float* weights, std::int64_t pixels, std::int64_t count, std::ui
   if (uniform) total = double(pixels);
   const double step = total / double(count);
   double reached = 0;
-  std::int64_t pixel = -1, last = 0;  // last: the newest pixel with any weight, so that rounding never draws one without
+  std::int64_t pixel = -1,
+               last = 0;  // last: the newest pixel with any weight, so that rounding never draws one without
   for (std::int64_t j = 0; j < count; ++j) {
     const double threshold = (double(j) + random_unit(seed, std::uint64_t(j))) * step;
     while (reached <= threshold && pixel + 1 < pixels) {
@@ -399,7 +403,8 @@ double Fit::run(const float* rates, int steps) {
       if (weights.ssim > 0) {
         band_deck.deal(bands, [&](std::ptrdiff_t band) {
           const int first = int(band) * kBand, last = std::min(first + kBand, target.height) - 1;
-          loss.ssim(residual_.view(), target, background_.data(), d_image, first, last, 0, -0.5f * weights.ssim, scratch.data());
+          loss.ssim(residual_.view(), target, background_.data(), d_image, first, last, 0, -0.5f * weights.ssim,
+                    scratch.data());
         });
         team.wait();
       }
@@ -454,7 +459,8 @@ Evaluation Fit::evaluate() {
     e.clamped += sums[3 * tile + 2];
   }
   if (options_.weights.ssim > 0)
-    e.ssim = ssim_sum(residual, target, background_.data(), {}, 0, 0, threads_) / (double(target.width) * target.height * target.channels);
+    e.ssim = ssim_sum(residual, target, background_.data(), {}, 0, 0, threads_) /
+             (double(target.width) * target.height * target.channels);
   return e;
 }
 
@@ -526,7 +532,8 @@ void Fit::place(const std::vector<std::int32_t>& indices, float power, float sig
   std::vector<float> map = error_map(power);
   flatten(map, double(count), 1 / (kSpread * sigma * sigma));
   draw(map.data(), std::int64_t(map.size()), count, seed, pixels.data());
-  // Half of what is missing, since neighbours share the place; less where there are more splats than flatten() can spread.
+  // Half of what is missing, since neighbours share the place; less where there are more splats than flatten() can
+  // spread.
   const float crowd = kSpread * sigma * sigma * float(count) / float(map.size());
   const float share = 0.5f / std::max(crowd, 1.0f);
   Fields<float> p = params_, m = first_, v = second_;
@@ -563,7 +570,9 @@ void Fit::relocate(std::int64_t moved, float power, float sigma, std::uint64_t s
   }
   std::vector<std::int32_t> order(count());
   std::iota(order.begin(), order.end(), 0);
-  const auto weaker = [&](std::int32_t a, std::int32_t b) { return energy[a] != energy[b] ? energy[a] < energy[b] : a < b; };
+  const auto weaker = [&](std::int32_t a, std::int32_t b) {
+    return energy[a] != energy[b] ? energy[a] < energy[b] : a < b;
+  };
   std::nth_element(order.begin(), order.begin() + moved, order.end(), weaker);
   order.resize(moved);
   std::sort(order.begin(), order.end());

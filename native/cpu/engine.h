@@ -12,8 +12,8 @@
 namespace splat2d {
 
 std::vector<const InstructionSet*> supported_instruction_sets();  // best last
-const InstructionSet& instruction_set();                           // the one in use
-void use_instruction_set(const std::string& name);                 // throws std::invalid_argument
+const InstructionSet& instruction_set();                          // the one in use
+void use_instruction_set(const std::string& name);                // throws std::invalid_argument
 
 // A zeroed picture owned by its user, see Planes.
 template <class T> class Picture {
@@ -82,7 +82,8 @@ struct FitOptions {
 };
 
 struct Evaluation {
-  double squares, absolutes, clamped, ssim;  // sums over pixels and channels of r^2, |r|, clamped r^2; mean SSIM (losses with it)
+  double squares, absolutes, clamped,
+      ssim;  // sums over pixels and channels of r^2, |r|, clamped r^2; mean SSIM (losses with it)
 };
 
 template <class T> struct Binned;

@@ -254,10 +254,14 @@ template <class T>
 void render_tile(const Splat<T>* splats, Fields<const T> params, const std::int32_t* list, std::ptrdiff_t count,
                  T cutoff, Planes<T> image, Tile tile) {
   switch (image.channels) {
-    case 1: return render_tile_of<T, 1>(splats, params, list, count, cutoff, image, tile);
-    case 3: return render_tile_of<T, 3>(splats, params, list, count, cutoff, image, tile);
-    case 4: return render_tile_of<T, 4>(splats, params, list, count, cutoff, image, tile);
-    default: return render_tile_of<T, 0>(splats, params, list, count, cutoff, image, tile);
+    case 1:
+      return render_tile_of<T, 1>(splats, params, list, count, cutoff, image, tile);
+    case 3:
+      return render_tile_of<T, 3>(splats, params, list, count, cutoff, image, tile);
+    case 4:
+      return render_tile_of<T, 4>(splats, params, list, count, cutoff, image, tile);
+    default:
+      return render_tile_of<T, 0>(splats, params, list, count, cutoff, image, tile);
   }
 }
 
@@ -265,10 +269,14 @@ template <class T>
 void gradient(const Splat<T>* splats, Fields<const T> params, std::ptrdiff_t begin, std::ptrdiff_t end, T cutoff,
               Planes<const T> d_image, T* out) {
   switch (d_image.channels) {
-    case 1: return gradient_of<T, 1>(splats, params, begin, end, cutoff, d_image, out);
-    case 3: return gradient_of<T, 3>(splats, params, begin, end, cutoff, d_image, out);
-    case 4: return gradient_of<T, 4>(splats, params, begin, end, cutoff, d_image, out);
-    default: return gradient_of<T, 0>(splats, params, begin, end, cutoff, d_image, out);
+    case 1:
+      return gradient_of<T, 1>(splats, params, begin, end, cutoff, d_image, out);
+    case 3:
+      return gradient_of<T, 3>(splats, params, begin, end, cutoff, d_image, out);
+    case 4:
+      return gradient_of<T, 4>(splats, params, begin, end, cutoff, d_image, out);
+    default:
+      return gradient_of<T, 0>(splats, params, begin, end, cutoff, d_image, out);
   }
 }
 
@@ -294,7 +302,8 @@ void adam(Fields<T> params, Fields<T> first, Fields<T> second, const T* gradient
     if (field == 2 || field == 4)
       for (int i = 0; i < n; ++i) p[i] = clamp(p[i], T(step.log_min), T(step.log_max));
   }
-  // Limits on a and c alone leave a sheared splat as thin as it likes: across its ridge it measures e^c / sqrt(1 + k^2).
+  // Limits on a and c alone leave a sheared splat as thin as it likes: across its ridge it measures e^c / sqrt(1 +
+  // k^2).
   const T* __restrict__ a = params[2] + begin;
   const T* __restrict__ b = params[3] + begin;
   T* __restrict__ c = params[4] + begin;
@@ -378,7 +387,8 @@ struct Window {
   float tap[kWindow];
   Window() {
     double total = 0, g[kWindow];
-    for (int i = 0; i < kWindow; ++i) total += g[i] = __builtin_exp(-double((i - kHalf) * (i - kHalf)) / (2 * 1.5 * 1.5));
+    for (int i = 0; i < kWindow; ++i)
+      total += g[i] = __builtin_exp(-double((i - kHalf) * (i - kHalf)) / (2 * 1.5 * 1.5));
     for (int i = 0; i < kWindow; ++i) tap[i] = float(g[i] / total);
   }
   float inside(int i, int n) const {

@@ -11,10 +11,10 @@ namespace splat2d {
 
 // Pixels of a tile. A tile is written by one thread, in the order of its list: results do not depend on the threads.
 constexpr int kTileWidth = 64, kTileHeight = 128;
-constexpr int kLine = 16;    // elements; rows of pixels start at multiples of this
-constexpr int kChunk = 64;   // splats that the update treats together
+constexpr int kLine = 16;                         // elements; rows of pixels start at multiples of this
+constexpr int kChunk = 64;                        // splats that the update treats together
 constexpr int kWindow = 11, kHalf = kWindow / 2;  // taps of the SSIM window
-constexpr int kMoments = 4, kDerivatives = 3;      // rows of pictures that the SSIM blurs on the way in and out
+constexpr int kMoments = 4, kDerivatives = 3;     // rows of pictures that the SSIM blurs on the way in and out
 
 // A picture as [row][channel][column], each channel row padded to whole lines. An odd number of lines per row spreads
 // a column of pixels over the sets of the first-level cache.
@@ -38,7 +38,7 @@ struct Tile {
 };
 
 struct AdamStep {
-  float rate[4];          // mean, log-diagonal, off-diagonal, colour; the schedule already multiplied in
+  float rate[4];  // mean, log-diagonal, off-diagonal, colour; the schedule already multiplied in
   float beta1, beta2;
   float correction1, correction2;  // 1 / (1 - beta^t)
   float log_min, log_max;          // limits of a and c; e^log_min also bounds a splat across its ridge

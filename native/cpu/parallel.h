@@ -62,6 +62,7 @@ class Team {
     if (thread == 0) single();
     wait();
   }
+
  private:
   static void pause() {
 #if defined(__SSE__)

@@ -8,7 +8,7 @@ namespace splat2d {
 #if CHANNELS <= 4  // one group of channels
 
 constexpr int kBatchThreads = 128, kBatchWarps = kBatchThreads / 32;
-constexpr int kPatchX = 8, kPatchY = 4;  // pixels that a warp draws at a time
+constexpr int kPatchX = 8, kPatchY = 4;                          // pixels that a warp draws at a time
 constexpr float kUniformShare = 0.3f, kInitialAmplitude = 0.3f;  // as in seeding.py
 
 // Length of the gradient over all channels, by central differences.
@@ -29,8 +29,8 @@ __device__ __forceinline__ float edge_at(const float* picture, int x, int y, int
 // colours) and the mean squared error of each. sigma: of the first splats, pixels. Picture p draws from seed + p.
 extern "C" __global__ void __launch_bounds__(kBatchThreads)
     fit_batch(const float* __restrict__ images, float* __restrict__ all_params, float* __restrict__ backgrounds,
-              float* __restrict__ errors, const float4* __restrict__ schedule, int steps, int count, int width, int height,
-              float sigma, u64 seed, const Rates* rates_at) {
+              float* __restrict__ errors, const float4* __restrict__ schedule, int steps, int count, int width,
+              int height, float sigma, u64 seed, const Rates* rates_at) {
   extern __shared__ float4 shared[];
   const int pixels = width * height, lane = threadIdx.x & 31, warp = threadIdx.x >> 5;
   const int plane = (pixels * kLanes + 3) / 4;  // float4s
@@ -78,7 +78,8 @@ extern "C" __global__ void __launch_bounds__(kBatchThreads)
     float* const row = params + j * kFields;
     row[0] = float(p % width + random_unit(seed + picture, u64(count) + 2 * u64(j)));
     row[1] = float(p / width + random_unit(seed + picture, u64(count) + 2 * u64(j) + 1));
-    const float wanted = sigma * rsqrtf(clamp(residual[p], 0.25f, 16.0f)), size = greatest(wanted, __expf(rates.log_min));
+    const float wanted = sigma * rsqrtf(clamp(residual[p], 0.25f, 16.0f)),
+                size = greatest(wanted, __expf(rates.log_min));
     const float amplitude = kInitialAmplitude * (wanted / size) * (wanted / size);
     row[2] = row[4] = __logf(size);
     row[3] = 0;
@@ -105,8 +106,8 @@ extern "C" __global__ void __launch_bounds__(kBatchThreads)
       for (int base = 0; base < count; base += 32) {
         const int i = least(base + lane, count - 1);
         const float4 a = splats[2 * i];
-        unsigned hits = __ballot_sync(kAll, base + lane < count &&
-                                                touches(a.x, a.y, a.z, a.w, splats[2 * i + 1].x, area, kLog2Limit));
+        unsigned hits = __ballot_sync(
+            kAll, base + lane < count && touches(a.x, a.y, a.z, a.w, splats[2 * i + 1].x, area, kLog2Limit));
         for (; hits; hits &= hits - 1) {
           const int s = base + __ffs(hits) - 1;
           const float4 a = splats[2 * s], b = splats[2 * s + 1];
@@ -155,15 +156,16 @@ extern "C" __global__ void __launch_bounds__(kBatchThreads)
         m.xe += __shfl_xor_sync(kAll, m.xe, o);
         m.ee += __shfl_xor_sync(kAll, m.ee, o);
       }
-      finish<false>(i, true, d, m, v_color, nullptr, splats, more, boxes, colors, params, first,
-                    second, nullptr, nullptr, rates, now);
+      finish<false>(i, true, d, m, v_color, nullptr, splats, more, boxes, colors, params, first, second, nullptr,
+                    nullptr, rates, now);
     }
     __syncthreads();
   }
   square = 0;
   draw();
   square = block_sum(square);
-  for (int n = threadIdx.x; n < count * kFields; n += kBatchThreads) all_params[picture * count * kFields + n] = params[n];
+  for (int n = threadIdx.x; n < count * kFields; n += kBatchThreads)
+    all_params[picture * count * kFields + n] = params[n];
   if (threadIdx.x == 0) {
     errors[picture] = square / (float(pixels) * CHANNELS);
     for (int c = 0; c < CHANNELS; ++c) backgrounds[picture * CHANNELS + c] = background[c];

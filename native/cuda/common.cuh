@@ -26,8 +26,8 @@ struct State {
   int cursor;        // steps done in this run
   unsigned arrived;  // blocks of the running reduction that are done
   unsigned padding;
-  double sums[4];   // results of reductions
-  double scale;     // of flatten()
+  double sums[4];  // results of reductions
+  double scale;    // of flatten()
 };
 
 struct Pixel {
@@ -82,12 +82,16 @@ __device__ __forceinline__ unsigned lanes_below() {
 
 // Atomic limits of floats by the order of their bits.
 __device__ __forceinline__ void atomic_least(float* at, float v) {
-  if (v >= 0) atomicMin(reinterpret_cast<int*>(at), __float_as_int(v));
-  else atomicMax(reinterpret_cast<unsigned*>(at), __float_as_uint(v));
+  if (v >= 0)
+    atomicMin(reinterpret_cast<int*>(at), __float_as_int(v));
+  else
+    atomicMax(reinterpret_cast<unsigned*>(at), __float_as_uint(v));
 }
 __device__ __forceinline__ void atomic_greatest(float* at, float v) {
-  if (v >= 0) atomicMax(reinterpret_cast<int*>(at), __float_as_int(v));
-  else atomicMin(reinterpret_cast<unsigned*>(at), __float_as_uint(v));
+  if (v >= 0)
+    atomicMax(reinterpret_cast<int*>(at), __float_as_int(v));
+  else
+    atomicMin(reinterpret_cast<unsigned*>(at), __float_as_uint(v));
 }
 __device__ __forceinline__ void widen(Box* box, const Box& by) {
   const float4 now = __ldcg(reinterpret_cast<const float4*>(box));

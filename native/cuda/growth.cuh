@@ -7,9 +7,9 @@
 namespace splat2d {
 
 // Squared error over the channels -> squares[pixel]; its sum -> state->sums[0].
-extern "C" __global__ void __launch_bounds__(256) error_squares(State* state, const float* __restrict__ residual,
-                                                                float* __restrict__ squares, double* partials,
-                                                                long long pixels) {
+extern "C" __global__ void __launch_bounds__(256)
+    error_squares(State* state, const float* __restrict__ residual, float* __restrict__ squares, double* partials,
+                  long long pixels) {
   double sums[1] = {0};
   for (size_t p = blockIdx.x * size_t(blockDim.x) + threadIdx.x; p < pixels; p += size_t(gridDim.x) * blockDim.x) {
     float s = 0;
@@ -23,11 +23,11 @@ extern "C" __global__ void __launch_bounds__(256) error_squares(State* state, co
   grid_sum(state, partials, sums, state->sums);
 }
 
-// Blurred by a 5 x 5 box, divided by the mean, to the power -> map; its sum -> state->sums[1]. The scale that would make
-// the map add up to `draws` -> state->scale.
-extern "C" __global__ void __launch_bounds__(256) error_map(State* state, const float* __restrict__ squares,
-                                                            float* __restrict__ map, double* partials, int width,
-                                                            int height, float power, double draws) {
+// Blurred by a 5 x 5 box, divided by the mean, to the power -> map; its sum -> state->sums[1]. The scale that would
+// make the map add up to `draws` -> state->scale.
+extern "C" __global__ void __launch_bounds__(256)
+    error_map(State* state, const float* __restrict__ squares, float* __restrict__ map, double* partials, int width,
+              int height, float power, double draws) {
   const size_t pixels = size_t(width) * height;
   const double mean = state->sums[0] / double(pixels);
   const float scale = mean > 0 ? float(1 / (25 * mean)) : 0.0f;
@@ -47,8 +47,8 @@ extern "C" __global__ void __launch_bounds__(256) error_map(State* state, const 
 }
 
 // One round of the fixed-point iteration for the scale at which the map, cut at `most`, adds up to `draws`.
-extern "C" __global__ void __launch_bounds__(256) flatten(State* state, const float* __restrict__ map, double* partials,
-                                                          long long pixels, float most, double draws) {
+extern "C" __global__ void __launch_bounds__(256)
+    flatten(State* state, const float* __restrict__ map, double* partials, long long pixels, float most, double draws) {
   const float scale = float(state->scale);
   double sums[1] = {0};
   for (size_t p = blockIdx.x * size_t(blockDim.x) + threadIdx.x; p < pixels; p += size_t(gridDim.x) * blockDim.x)
@@ -58,8 +58,8 @@ extern "C" __global__ void __launch_bounds__(256) flatten(State* state, const fl
 }
 
 // Applies the scale and the cut, and sums segments of kSegment pixels. An empty map becomes an even one.
-extern "C" __global__ void __launch_bounds__(kSegment) segments(const State* state, float* __restrict__ map,
-                                                                double* __restrict__ sums, long long pixels, float most) {
+extern "C" __global__ void __launch_bounds__(kSegment)
+    segments(const State* state, float* __restrict__ map, double* __restrict__ sums, long long pixels, float most) {
   const size_t p = blockIdx.x * size_t(kSegment) + threadIdx.x;
   const float scale = float(state->scale);
   float value = 0;
@@ -90,19 +90,22 @@ extern "C" __global__ void place(const State* state, const float* __restrict__ m
                                  u64 seed) {
   const int j = blockIdx.x * blockDim.x + threadIdx.x;
   if (j >= count) return;
-  const long long pixels = (long long)(width) * height;
+  const long long pixels = (long long)(width)*height;
   const int segment_count = int((pixels + kSegment - 1) / kSegment);
   const double threshold = (double(j) + random_unit(seed, u64(j))) * (state->sums[3] / double(count));
   int low = 0, high = segment_count;  // the last segment that starts at or below the threshold
   while (high - low > 1) {
     const int middle = (low + high) / 2;
-    if (before[middle] <= threshold) low = middle; else high = middle;
+    if (before[middle] <= threshold)
+      low = middle;
+    else
+      high = middle;
   }
   // Rounding may carry the search past the last weight of a segment: then that weight is meant, or one before it.
   long long pixel = -1;
   for (int segment = low; segment >= 0 && pixel < 0; --segment) {
     double reached = before[segment];
-    const long long start = (long long)(segment) * kSegment;
+    const long long start = (long long)(segment)*kSegment;
     for (int k = 0; k < kSegment && start + k < pixels; ++k) {
       const float weight = map[start + k];
       if (weight > 0) pixel = start + k;
@@ -123,7 +126,8 @@ extern "C" __global__ void place(const State* state, const float* __restrict__ m
 }
 
 // |colour|^2 e^(a + c) as bits, whose order is that of the values.
-extern "C" __global__ void energies(const State* state, const float* __restrict__ params, unsigned* __restrict__ energy) {
+extern "C" __global__ void energies(const State* state, const float* __restrict__ params,
+                                    unsigned* __restrict__ energy) {
   const int i = blockIdx.x * blockDim.x + threadIdx.x;
   if (i >= state->count) return;
   const float* p = params + size_t(i) * kFields;
@@ -134,8 +138,8 @@ extern "C" __global__ void energies(const State* state, const float* __restrict_
 
 // The `wanted` splats of least energy, the first of equals, in ascending order -> indices. One block of 1024: each warp
 // has its stretch of the splats. Their colours become 0: what they drew counts as missing.
-extern "C" __global__ void __launch_bounds__(1024) weakest(const State* state, const unsigned* __restrict__ energy,
-                                                           int* indices, float* params, int wanted) {
+extern "C" __global__ void __launch_bounds__(1024)
+    weakest(const State* state, const unsigned* __restrict__ energy, int* indices, float* params, int wanted) {
   __shared__ int bins[256];
   __shared__ unsigned prefix;
   __shared__ int missing;
@@ -247,7 +251,8 @@ extern "C" __global__ void __launch_bounds__(1024) sort_scan(int* places, int co
 
 extern "C" __global__ void __launch_bounds__(32 * kSortWarps)
     sort_scatter(const State* state, const unsigned* __restrict__ keys, const int* __restrict__ order,
-                 const int* __restrict__ places, unsigned* __restrict__ to_keys, int* __restrict__ to_order, int shift) {
+                 const int* __restrict__ places, unsigned* __restrict__ to_keys, int* __restrict__ to_order,
+                 int shift) {
   __shared__ int place_of[kSortWarps][256];
   const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5;
   for (int w = 0; w < kSortWarps; ++w) place_of[w][threadIdx.x] = 0;

@@ -5,8 +5,8 @@
 
 namespace splat2d {
 
-constexpr int kGeometry = 5;          // x, y, a, b, c; the colours follow
-constexpr float kRoundOff = 4e-7f;    // by which a sum of large terms may be off, relative to the terms
+constexpr int kGeometry = 5;        // x, y, a, b, c; the colours follow
+constexpr float kRoundOff = 4e-7f;  // by which a sum of large terms may be off, relative to the terms
 
 // Values of a rectangle of pixel centres, inclusive.
 struct Box {
@@ -32,7 +32,8 @@ SPLAT2D_FN bool touches(float mx, float my, float k, float n1, float n3, const B
   // Along the side y = dy the exponent is largest at dx = dy n3 k / (n1 + n3 k^2).
   const float best = clamp(dy / (k + n1 / (n3 * k)), left, right);
   const float at_best = k * best, off_best = dy - at_best;
-  const float e_best = greatest((off_best < 0 ? -off_best : off_best) - kRoundOff * (at_best < 0 ? -at_best : at_best), 0.0f);
+  const float e_best =
+      greatest((off_best < 0 ? -off_best : off_best) - kRoundOff * (at_best < 0 ? -at_best : at_best), 0.0f);
   const float on_level = n1 * best * best + n3 * e_best * e_best;
   return greatest(on_upright, on_level) >= limit * 1.0001f;
 }
@@ -47,9 +48,9 @@ SPLAT2D_FN Range rows_at(float my, float k, float i1, float l3, float dx, float 
           int(down(within(middle + half + slack, -1.0f, float(height - 1))))};
 }
 
-// How a team of 2^log_team groups of lanes shares a splat: group t takes every `stride`-th strip of columns from `first`,
-// and there every 2^log_step-th row from `row`. There are 2^log_columns firsts, so each row of each strip belongs to one
-// group, however many strips and rows there are.
+// How a team of 2^log_team groups of lanes shares a splat: group t takes every `stride`-th strip of columns from
+// `first`, and there every 2^log_step-th row from `row`. There are 2^log_columns firsts, so each row of each strip
+// belongs to one group, however many strips and rows there are.
 struct Share {
   int first, stride, row, log_step;
 };

@@ -31,15 +31,16 @@ extern "C" __global__ void split(const State* state, const float* __restrict__ p
   if (n >= count * kFields) return;
   const size_t i = n / kFields;
   const int f = int(n % kFields);
-  const size_t at = f < 2 ? 2 * i + f : f < kGeometry ? 2 * count + 3 * i + (f - 2)
-                                                      : kGeometry * count + CHANNELS * i + (f - kGeometry);
+  const size_t at = f < 2           ? 2 * i + f
+                    : f < kGeometry ? 2 * count + 3 * i + (f - 2)
+                                    : kGeometry * count + CHANNELS * i + (f - kGeometry);
   out[at] = params[n];
 }
 
 // Sums of residual^2, |residual| and residual^2 after a clamp of the picture to [0, 1] -> state->sums[0..2].
-extern "C" __global__ void __launch_bounds__(256) measure(State* state, const float* __restrict__ residual,
-                                                          const float* __restrict__ target, double* partials,
-                                                          long long pixels) {
+extern "C" __global__ void __launch_bounds__(256)
+    measure(State* state, const float* __restrict__ residual, const float* __restrict__ target, double* partials,
+            long long pixels) {
   double sums[3] = {0, 0, 0};
   for (int g = 0; g < kGroups; ++g)
     for (size_t p = blockIdx.x * size_t(blockDim.x) + threadIdx.x; p < pixels; p += size_t(gridDim.x) * blockDim.x) {
@@ -58,8 +59,8 @@ extern "C" __global__ void __launch_bounds__(256) measure(State* state, const fl
 }
 
 // Sum of a picture's worth of floats in double -> state->sums[which].
-extern "C" __global__ void __launch_bounds__(256) total(State* state, const float* __restrict__ values, double* partials,
-                                                        long long count, int which) {
+extern "C" __global__ void __launch_bounds__(256)
+    total(State* state, const float* __restrict__ values, double* partials, long long count, int which) {
   double sums[1] = {0};
   for (size_t p = blockIdx.x * size_t(blockDim.x) + threadIdx.x; p < count; p += size_t(gridDim.x) * blockDim.x)
     sums[0] += values[p];
@@ -69,7 +70,7 @@ extern "C" __global__ void __launch_bounds__(256) total(State* state, const floa
 // ---- SSIM (Wang et al. 2004), 11 taps of sigma 1.5, windows cut at the border and renormalised ----
 
 constexpr int kWindow = 11, kHalf = kWindow / 2;
-constexpr int kBlockX = 32, kBlockY = 16;                            // pixels of a block
+constexpr int kBlockX = 32, kBlockY = 16;                                // pixels of a block
 constexpr int kWide = kBlockX + 2 * kHalf, kTall = kBlockY + 2 * kHalf;  // with the reach of the window
 constexpr float kC1 = 0.01f * 0.01f, kC2 = 0.03f * 0.03f;
 
@@ -77,7 +78,8 @@ struct Window {
   float tap[kWindow];
 };
 
-__device__ __forceinline__ float inside(const Window& w, int i, int n) {  // mass of the window within a line of n pixels
+__device__ __forceinline__ float inside(const Window& w, int i,
+                                        int n) {  // mass of the window within a line of n pixels
   float mass = 0;
   for (int k = 0; k < kWindow; ++k) mass += i + k >= kHalf && i + k - kHalf < n ? w.tap[k] : 0.0f;
   return mass;
@@ -88,8 +90,8 @@ __device__ __forceinline__ float channel_at(const float* planes, int c, size_t p
 }
 
 // Blurs columns of Q quantities that wait in rows[q][kTall][kBlockX].
-template <int Q> __device__ __forceinline__ void blur_down(const float (&rows)[Q][kTall][kBlockX], const Window& w, int x,
-                                                           int y, float (&out)[Q]) {
+template <int Q> __device__ __forceinline__ void blur_down(const float (&rows)[Q][kTall][kBlockX], const Window& w,
+                                                           int x, int y, float (&out)[Q]) {
   for (int q = 0; q < Q; ++q) {
     out[q] = 0;
     for (int k = 0; k < kWindow; ++k) out[q] += w.tap[k] * rows[q][y + k][x];
@@ -98,11 +100,9 @@ template <int Q> __device__ __forceinline__ void blur_down(const float (&rows)[Q
 
 // The SSIM map of channel blockIdx.z and its derivatives by the window's sums, [3][CHANNELS][pixel]; the sum of the map
 // per block -> map_sums. Pictures are taken relative to the background, near their mean: see the CPU engine.
-extern "C" __global__ void __launch_bounds__(256) ssim_map(const float* __restrict__ residual,
-                                                           const float* __restrict__ target,
-                                                           const float* __restrict__ background,
-                                                           const Window* window, float* __restrict__ derivatives, float* map_sums,
-                                                           int width, int height) {
+extern "C" __global__ void __launch_bounds__(256)
+    ssim_map(const float* __restrict__ residual, const float* __restrict__ target, const float* __restrict__ background,
+             const Window* window, float* __restrict__ derivatives, float* map_sums, int width, int height) {
   __shared__ float a[kTall][kWide], b[kTall][kWide];
   __shared__ float rows[4][kTall][kBlockX];
   const int c = blockIdx.z, x0 = blockIdx.x * kBlockX, y0 = blockIdx.y * kBlockY;
@@ -158,13 +158,10 @@ extern "C" __global__ void __launch_bounds__(256) ssim_map(const float* __restri
 }
 
 // d = l2 residual + half_l1 sign(residual) + scale dSSIM/dimage.
-extern "C" __global__ void __launch_bounds__(256) ssim_gradient(const float* __restrict__ residual,
-                                                                const float* __restrict__ target,
-                                                                const float* __restrict__ background,
-                                                                const Window* window,
-                                                                const float* __restrict__ derivatives,
-                                                                float* __restrict__ d, int width, int height, float l2,
-                                                                float half_l1, float scale) {
+extern "C" __global__ void __launch_bounds__(256)
+    ssim_gradient(const float* __restrict__ residual, const float* __restrict__ target,
+                  const float* __restrict__ background, const Window* window, const float* __restrict__ derivatives,
+                  float* __restrict__ d, int width, int height, float l2, float half_l1, float scale) {
   __shared__ float in[3][kTall][kWide];
   __shared__ float rows[3][kTall][kBlockX];
   const int c = blockIdx.z, x0 = blockIdx.x * kBlockX, y0 = blockIdx.y * kBlockY;
@@ -194,8 +191,11 @@ extern "C" __global__ void __launch_bounds__(256) ssim_gradient(const float* __r
     const size_t p = size_t(y) * width + x;
     const float r = channel_at(residual, c, p, pixels);
     const float vb = channel_at(target, c, p, pixels) - background[c], va = r + vb;
-    d[(size_t(c / 4) * pixels + p) * kLanes + c % 4] =
-        l2 * r + (r > 0 ? half_l1 : r < 0 ? -half_l1 : 0.0f) + scale * (m[0] + 2 * va * m[1] + vb * m[2]);
+    d[(size_t(c / 4) * pixels + p) * kLanes + c % 4] = l2 * r +
+                                                       (r > 0   ? half_l1
+                                                        : r < 0 ? -half_l1
+                                                                : 0.0f) +
+                                                       scale * (m[0] + 2 * va * m[1] + vb * m[2]);
   }
 }
 

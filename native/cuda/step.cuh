@@ -8,20 +8,20 @@
 
 namespace splat2d {
 
-constexpr int kSub = 8;                     // pixels: a warp draws 8 x 8, two pixels per lane
-constexpr int kSubsX = 2, kSubsY = 2;       // that make a tile, which a block draws
+constexpr int kSub = 8;                // pixels: a warp draws 8 x 8, two pixels per lane
+constexpr int kSubsX = 2, kSubsY = 2;  // that make a tile, which a block draws
 constexpr int kWarps = kSubsX * kSubsY;
 constexpr int kTileX = kSub * kSubsX, kTileY = kSub * kSubsY;
-constexpr int kTurn = 32 / kWarps;          // of the 32 chunks of a super, a warp tests so many
-constexpr int kFound = 256;                 // splats that a warp collects before the tile is drawn
-constexpr int kRenderBlocks = 8;            // per multiprocessor: leaves 64 registers
-constexpr int kUpdateThreads = 64;          // small blocks: their place is free again soon
-constexpr int kNarrowRows = 32;             // rows of eight pixels for one group of lanes; larger splats are shared
-constexpr int kWideRows = 96;               // rows per group of lanes for those
-constexpr int kBuckets = 4;                 // of narrow splats by work, so that the groups of a warp are done together
-constexpr int kLogMostParts = 10;           // a wide splat has 2^n parts, each a warp of four groups
-constexpr int kColumnsShift = 16;           // beside the parts stands log_columns of share_of()
-constexpr int kNobody = -1000;              // in place of the parts of a splat that is none
+constexpr int kTurn = 32 / kWarps;  // of the 32 chunks of a super, a warp tests so many
+constexpr int kFound = 256;         // splats that a warp collects before the tile is drawn
+constexpr int kRenderBlocks = 8;    // per multiprocessor: leaves 64 registers
+constexpr int kUpdateThreads = 64;  // small blocks: their place is free again soon
+constexpr int kNarrowRows = 32;     // rows of eight pixels for one group of lanes; larger splats are shared
+constexpr int kWideRows = 96;       // rows per group of lanes for those
+constexpr int kBuckets = 4;         // of narrow splats by work, so that the groups of a warp are done together
+constexpr int kLogMostParts = 10;   // a wide splat has 2^n parts, each a warp of four groups
+constexpr int kColumnsShift = 16;   // beside the parts stands log_columns of share_of()
+constexpr int kNobody = -1000;      // in place of the parts of a splat that is none
 
 // Derived values of a splat: two float4 for render(), a third for update().
 //   (mx, my, k, n1) (n3, colours...) (hx, 1 / e^a, e^c, b)
@@ -46,8 +46,8 @@ __device__ __forceinline__ Box prepare_splat(const float* p, float4* splats, flo
 }
 
 // Parameters -> derived values, for all splats.
-extern "C" __global__ void prepare(const State* state, const float* params, float4* splats, float4* more,
-                                   Box* boxes, float* colors) {
+extern "C" __global__ void prepare(const State* state, const float* params, float4* splats, float4* more, Box* boxes,
+                                   float* colors) {
   const int i = blockIdx.x * blockDim.x + threadIdx.x;
   if (i >= state->count) return;
   float p[kFields < 8 ? 8 : kFields];
@@ -59,9 +59,9 @@ extern "C" __global__ void prepare(const State* state, const float* params, floa
 
 // Boxes of the tree, and how the update of each splat is shared: parts > 0 warps, or one group of lanes and minus its
 // bucket. A block of 1024 threads per kSuper splats. totals: narrow splats and parts of each block.
-extern "C" __global__ void __launch_bounds__(kSuper) survey(const State* state, const float4* splats, const float4* more,
-                                                            const Box* boxes, Box* chunks, Box* supers, int* parts,
-                                                            int2* totals, int width, int height) {
+extern "C" __global__ void __launch_bounds__(kSuper)
+    survey(const State* state, const float4* splats, const float4* more, const Box* boxes, Box* chunks, Box* supers,
+           int* parts, int2* totals, int width, int height) {
   __shared__ Box inner[32];
   const int i = blockIdx.x * kSuper + threadIdx.x, lane = threadIdx.x & 31, warp = threadIdx.x >> 5;
   const float far = 3e38f;
@@ -107,11 +107,10 @@ extern "C" __global__ void __launch_bounds__(kSuper) survey(const State* state, 
   if (threadIdx.x == 0) totals[blockIdx.x] = make_int2(narrow, wide);
 }
 
-// The work items of update(): narrow splats, and parts of the wide ones as (splat, part and columns, parts, item of part
-// 0).
-// Should the parts outnumber `most`, all splats get fewer. As many blocks as survey().
-extern "C" __global__ void __launch_bounds__(kSuper) plan(State* state, const int* parts, const int2* totals,
-                                                          int* narrow_items, int4* wide_items, int most) {
+// The work items of update(): narrow splats, and parts of the wide ones as (splat, part and columns, parts, item of
+// part 0). Should the parts outnumber `most`, all splats get fewer. As many blocks as survey().
+extern "C" __global__ void __launch_bounds__(kSuper)
+    plan(State* state, const int* parts, const int2* totals, int* narrow_items, int4* wide_items, int most) {
   int narrow_before = 0;
   long long wide_all = 0;
   for (int b = threadIdx.x; b < int(gridDim.x); b += blockDim.x) {
@@ -308,8 +307,9 @@ struct Rates {
   float beta1, beta2, log_min, log_max;
 };
 
-// Adds one group's share of the rows of a splat to its sums: for dL/dcolour and for the moments. a, n3 and d are derived
-// values of the splat, see prepare_splat(). The whole warp must call, with as many turns as its busiest lane needs.
+// Adds one group's share of the rows of a splat to its sums: for dL/dcolour and for the moments. a, n3 and d are
+// derived values of the splat, see prepare_splat(). The whole warp must call, with as many turns as its busiest lane
+// needs.
 __device__ __forceinline__ void gather(const float4& a, float n3, const float4& d, const float (&color)[4],
                                        int first_column, int last_column, const Share& share, int turns,
                                        const float* plane, int width, int height, Moments<float>& m,
@@ -369,10 +369,9 @@ __device__ __forceinline__ void gather(const float4& a, float n3, const float4& 
 // m and color: sums over the footprint; the colours of more than four channels are read from record.
 template <bool kTree>
 __device__ __forceinline__ void finish(int i, bool write, const float4& d, const Moments<float>& m,
-                                       const float (&color)[4], const float* record, float4* splats, float4* more, Box* boxes, float* colors,
-                                       float* params, float* first, float* second, Box* chunks, Box* supers,
-                                       const Rates& rates,
-                                       const float4& schedule) {
+                                       const float (&color)[4], const float* record, float4* splats, float4* more,
+                                       Box* boxes, float* colors, float* params, float* first, float* second,
+                                       Box* chunks, Box* supers, const Rates& rates, const float4& schedule) {
   const int lane = threadIdx.x & 7;
   const Gradient<float> by = chain_rule(m, 1.0f / d.y, d.w, d.z);
   float p[8];
@@ -384,8 +383,14 @@ __device__ __forceinline__ void finish(int i, bool write, const float4& d, const
       const size_t at = size_t(i) * kFields + f;
       float value = params[at], gradient;
       if (base == 0) {
-        gradient = f == 0 ? by.mx : f == 1 ? by.my : f == 2 ? by.a : f == 3 ? by.b : f == 4 ? by.c
-                 : f == 5 ? color[0] : f == 6 ? color[1] : color[2];
+        gradient = f == 0   ? by.mx
+                   : f == 1 ? by.my
+                   : f == 2 ? by.a
+                   : f == 3 ? by.b
+                   : f == 4 ? by.c
+                   : f == 5 ? color[0]
+                   : f == 6 ? color[1]
+                            : color[2];
         if (kGroups > 1 && f >= kGeometry) gradient = record[f];
         const float limit = f == 3 ? float(kShearLimit) : float(kLogLimit);
         if (f >= 2 && f < kGeometry && clamp(value, -limit, limit) != value) gradient = 0;
@@ -407,7 +412,8 @@ __device__ __forceinline__ void finish(int i, bool write, const float4& d, const
   }
 #pragma unroll
   for (int f = 0; f < 8; ++f) p[f] = __shfl_sync(kAll, mine, f, 8);
-  // Limits on a and c alone leave a sheared splat as thin as it likes: across its ridge it measures e^c / sqrt(1 + k^2).
+  // Limits on a and c alone leave a sheared splat as thin as it likes: across its ridge it measures e^c / sqrt(1 +
+  // k^2).
   const float k = p[3] * __expf(-p[2]);
   const float least_variance = __expf(2 * rates.log_min) * (1.0f + k * k);
   if (__expf(2 * p[4]) < least_variance) p[4] = 0.5f * __logf(least_variance);
@@ -425,10 +431,10 @@ __device__ __forceinline__ void finish(int i, bool write, const float4& d, const
 // Moves every splat by its gradient. Each splat is summed by eight lanes, or in parts by several warps: then the warp
 // that finishes last adds up the parts in their order.
 extern "C" __global__ void __launch_bounds__(kUpdateThreads, 1024 / kUpdateThreads)
-    update(const State* state, const float4* schedule, int node, float4* splats, float4* more, Box* boxes, float* colors,
-           float* params, float* first, float* second, Box* chunks, Box* supers, const int* __restrict__ narrow_items,
-           const int4* __restrict__ wide_items, float* records, int* arrived, const float* __restrict__ d_image,
-           int width, int height, const Rates* rates_at) {
+    update(const State* state, const float4* schedule, int node, float4* splats, float4* more, Box* boxes,
+           float* colors, float* params, float* first, float* second, Box* chunks, Box* supers,
+           const int* __restrict__ narrow_items, const int4* __restrict__ wide_items, float* records, int* arrived,
+           const float* __restrict__ d_image, int width, int height, const Rates* rates_at) {
   overlap_launches();
   const Rates rates = *rates_at;
   const float4 now = schedule[state->cursor + node];
@@ -514,8 +520,8 @@ extern "C" __global__ void __launch_bounds__(kUpdateThreads, 1024 / kUpdateThrea
     }
     __syncwarp();
     finish<true>(i, item.x >= 0 && (octet == 0 || !is_wide), d, m, v_color,
-           item.z > 1 ? records + size_t(item.w) * kRecord : record, splats, more, boxes, colors, params, first,
-           second, chunks, supers, rates, now);
+                 item.z > 1 ? records + size_t(item.w) * kRecord : record, splats, more, boxes, colors, params, first,
+                 second, chunks, supers, rates, now);
   }
 }
 
