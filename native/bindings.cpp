@@ -194,7 +194,7 @@ NB_MODULE(_cpu, m) {
             require(target.shape(2) >= 1 && target.shape(2) <= kMaxChannels, "a picture must have 1 to 4096 channels");
             require(background.shape(0) == target.shape(2), "background must have as many channels as target");
             require(rates.size() == 4, "rates must be those of mean, log-diagonal, off-diagonal and colour");
-            s2::FitOptions o;
+            s2::FitOptions o{};
             o.weights = weights_of(l2, l1, ssim);
             for (int i = 0; i < 4; ++i) o.rates[i] = rates[i];
             o.beta1 = beta1, o.beta2 = beta2, o.log_min = log_min, o.log_max = log_max, o.threads = threads;

@@ -74,16 +74,16 @@ double ssim(const float* image, const float* target, int width, int height, int 
 void draw(const float* weights, std::int64_t pixels, std::int64_t count, std::uint64_t seed, std::int64_t* out);
 
 struct FitOptions {
-  LossWeights weights{1, 0, 0};
-  float rates[4] = {0.5f, 0.05f, 0.1f, 0.01f};  // mean (pixels), log-diagonal, off-diagonal, colour
-  float beta1 = 0.9f, beta2 = 0.99f;
-  float log_min = -1.2f, log_max = 10.0f;
-  int threads = 0;
+  LossWeights weights;
+  float rates[4];  // mean (pixels), log-diagonal, off-diagonal, colour
+  float beta1, beta2;
+  float log_min, log_max;  // limits of a and c
+  int threads;
 };
 
 struct Evaluation {
-  double squares, absolutes, clamped,
-      ssim;  // sums over pixels and channels of r^2, |r|, clamped r^2; mean SSIM (losses with it)
+  double squares, absolutes, clamped;  // sums over pixels and channels of r^2, |r|, clamped r^2
+  double ssim;                         // mean of the map, 0 if the loss has no SSIM
 };
 
 template <class T> struct Binned;

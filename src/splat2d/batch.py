@@ -13,7 +13,7 @@ from splat2d import _cpu
 from splat2d.config import Device, Loss
 from splat2d.engine import BatchEngine, Engine, Optimizer, engine
 from splat2d.errors import InputError
-from splat2d.fitting import cosine_rates
+from splat2d.fitting import cosine_rates, finite_float32
 from splat2d.seeding import SIZE, initial_splats
 from splat2d.splats import Splats
 
@@ -63,9 +63,7 @@ def fit_batch(
     for name, value in (("splats", splats), ("steps", steps)):
         if value < 1:
             raise InputError(f"{name}: must be at least 1, got {value}")
-    images = np.ascontiguousarray(images, np.float32)
-    if not math.isfinite(float(images.sum(dtype=np.float64))):
-        raise InputError("fit_batch: some pictures have NaN or infinite pixels")
+    images = finite_float32(images, "fit_batch")
     height, width = images.shape[1:3]
     sigma = SIZE * math.sqrt(width * height / splats)
     rates = cosine_rates(steps)

@@ -133,10 +133,15 @@ def _checked(image: Floats) -> Floats:
         raise InputError(f"fit: expected a float array [height, width, channels] with values in 0..1, got {what}")
     if image.size == 0:
         raise InputError(f"fit: the picture has no pixels (shape {image.shape})")
-    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is refused below
+    return finite_float32(image, "fit")
+
+
+def finite_float32(image: Floats, what: str) -> Floats:
+    """The pixels as contiguous float32. Raises InputError if one is NaN, or infinite in float32."""
+    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite
         image = np.ascontiguousarray(image, dtype=np.float32)
     if not (math.isfinite(float(image.min())) and math.isfinite(float(image.max()))):  # both are NaN if any pixel is
-        raise InputError("fit: the picture has NaN or infinite pixels; replace them, for instance by numpy.nan_to_num")
+        raise InputError(f"{what}: there are NaN or infinite pixels; replace them, for instance by numpy.nan_to_num")
     return image
 
 
@@ -147,11 +152,14 @@ class _Run:
         self.height, self.width, self.channels = image.shape
         self.seed = config.seed
         self.started = time.perf_counter()
-        low, high = float(image.min()), float(image.max())
+        # Rows first: numpy takes a maximum over both axes seventy times as slowly.
+        rows = image.reshape(self.height, -1)
+        lowest, highest = (by_row.reshape(-1, self.channels) for by_row in (rows.min(0), rows.max(0)))
+        low, high = float(lowest.min()), float(highest.max())
         self.standard = low >= 0 and high <= 1  # judged after a clamp to [0, 1], with the peak at 1
         self.peak = 1.0 if self.standard else max(abs(low), abs(high))
         background = image.mean((0, 1), dtype=np.float64)
-        contrast = float(max((image.max((0, 1)) - background).max(), (background - image.min((0, 1))).max()))
+        contrast = float(max((highest.max(0) - background).max(), (background - lowest.min(0)).max()))
         # The learning rates suit ordinary photos. Of faint pictures and of those beyond [0, 1] the engine sees the
         # difference from the background, at the contrast of such a photo.
         self.unit = 1.0 if contrast == 0 or (self.standard and contrast >= FAINT) else contrast / ORDINARY
