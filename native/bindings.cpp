@@ -2,6 +2,7 @@
 // a TypeError instead of a silent copy.
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
+#include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
@@ -9,6 +10,7 @@
 #include <limits>
 #include <stdexcept>
 
+#include "codec/bindings.h"
 #include "cpu/engine.h"
 #include "cpu/parallel.h"
 
@@ -205,13 +207,17 @@ NB_MODULE(_cpu, m) {
           "beta1"_a, "beta2"_a, "log_min"_a, "log_max"_a, "threads"_a = 0)
       .def(
           "set_splats",
-          [](s2::Fit& self, Means<float> means, LogCholesky<float> log_cholesky, Matrix<float> colors) {
+          [](s2::Fit& self, Means<float> means, LogCholesky<float> log_cholesky, Matrix<float> colors,
+             std::optional<Vector<float>> frozen) {
             const auto splats = splats_of<float>(means, log_cholesky, colors);
             require(splats.channels == self.channels(), "colors must have as many channels as the target");
+            require(!frozen || std::ptrdiff_t(frozen->shape(0)) == splats.count, "frozen must have a flag per splat");
             nb::gil_scoped_release release;
-            self.set_splats(splats);
+            self.set_splats(splats, frozen ? frozen->data() : nullptr);
           },
-          "means"_a.noconvert(), "log_cholesky"_a.noconvert(), "colors"_a.noconvert(), "Clears the optimiser state.")
+          "means"_a.noconvert(), "log_cholesky"_a.noconvert(), "colors"_a.noconvert(),
+          "frozen"_a.noconvert() = nb::none(),
+          "Clears the optimiser state. frozen [N]: splats whose flag is not 0 are drawn, but never changed.")
       .def(
           "get_splats",
           [](const s2::Fit& self) {
@@ -226,11 +232,12 @@ NB_MODULE(_cpu, m) {
       .def_prop_ro("count", &s2::Fit::count)
       .def(
           "run",
-          [](s2::Fit& self, Vector<float> rates) {
+          [](s2::Fit& self, Vector<float> rates, float step, float penalty, std::uint64_t seed) {
+            require(step >= 0 && penalty >= 0, "step and penalty must not be negative");
             nb::gil_scoped_release release;
-            return self.run(rates.data(), int(rates.shape(0)));
+            return self.run(rates.data(), int(rates.shape(0)), {step, penalty, seed});
           },
-          "rates"_a.noconvert(),
+          "rates"_a.noconvert(), nb::kw_only(), "step"_a = 0.0f, "penalty"_a = 0.0f, "seed"_a = 0,
           "A step per entry, which multiplies the learning rates; the sum of squared residuals before the last update.")
       .def(
           "evaluate",
@@ -258,10 +265,19 @@ NB_MODULE(_cpu, m) {
           },
           "moved"_a, "power"_a, "sigma"_a, "seed"_a, "Moves the splats that contribute least to where grow() adds.")
       .def(
+          "prune",
+          [](s2::Fit& self, float energy) {
+            nb::gil_scoped_release release;
+            self.prune(energy);
+          },
+          "energy"_a, "Drops the splats with |colour|^2 e^(a + c) below energy that are not frozen.")
+      .def(
           "sort",
           [](s2::Fit& self) {
             nb::gil_scoped_release release;
             self.sort();
           },
           "Sorts splats along a Z-order curve.");
+
+  s2::codec::bind(m);
 }

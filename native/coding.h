@@ -7,8 +7,8 @@
 namespace splat2d {
 
 struct Coding {
-  float step;              // of a component of v = e^((a + c) / 2) colour; all other steps follow. 0: no quantisation
-  float penalty;           // the loss has penalty / 2 * log(|v|^2 + step^2) more for every splat
+  float step;     // of a component of v = e^((a + c) / 2) colour; all other steps follow. 0: no quantisation
+  float penalty;  // the loss has penalty / 2 * log(|v|^2 + step^2) more for every splat
   unsigned long long seed;
 };
 

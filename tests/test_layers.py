@@ -14,7 +14,7 @@ ROOT = Path(splat2d.__file__).parent
 # A folder is one unit: engine stands for engine/__init__.py and everything beside it.
 EVERYTHING = {
     *("errors", "config", "splats", "atomic", "images", "storage", "files", "metrics", "inspection", "engine"),
-    *("rendering", "seeding", "fitting", "batch", "scene", "demo", "bench", "__init__"),
+    *("rendering", "seeding", "fitting", "batch", "scene", "demo", "bench", "codec", "__init__"),
 }
 MAY_IMPORT = {
     "errors": set(),
@@ -32,6 +32,7 @@ MAY_IMPORT = {
     "fitting": {"errors", "config", "splats", "engine", "seeding", "metrics"},
     "batch": {"errors", "config", "splats", "engine", "seeding", "fitting", "_cpu"},
     "scene": set(),
+    "codec": {"errors", "splats", "_cpu"},
     "demo": {"splats", "rendering"},
     "bench": {"config", "splats", "engine", "_cpu"},
     "cli": EVERYTHING,

@@ -210,7 +210,9 @@ template <class T> void Table<T>::permute(const std::vector<std::int32_t>& order
     T* field = data_.data() + f * stride_;
     for (std::size_t i = 0; i < order.size(); ++i) sorted[i] = field[order[i]];
     std::copy(sorted.begin(), sorted.end(), field);
+    std::fill(field + order.size(), field + count_, T(0));
   }
+  count_ = std::ptrdiff_t(order.size());
 }
 template class Table<float>;
 template class Table<double>;
@@ -346,6 +348,8 @@ Fit::Fit(const float* target, const float* background, int width, int height, in
       params_(kGeometry + channels),
       first_(kGeometry + channels),
       second_(kGeometry + channels),
+      frozen_(1),
+      perturbed_(kGeometry + channels),
       bins_(std::make_unique<Binned<float>>(width, height, float(kCutoff))) {
   fill_planes(target_.planes(), threads_, interleaved(target, width, channels));
   if (options_.weights.ssim > 0) d_image_ = Picture<float>(width, height, channels);
@@ -353,11 +357,19 @@ Fit::Fit(const float* target, const float* background, int width, int height, in
 
 Fit::~Fit() = default;
 
-void Fit::set_splats(SplatArrays<float> splats) {
+void Fit::set_splats(SplatArrays<float> splats, const float* frozen) {
   params_ = to_table(splats);
   first_ = second_ = Table<float>(params_.fields());
   first_.resize(splats.count);
   second_.resize(splats.count);
+  frozen_ = Table<float>(1);
+  frozen_.resize(splats.count);
+  any_frozen_ = false;
+  const Fields<float> flags = frozen_;
+  for (std::ptrdiff_t i = 0; frozen && i < splats.count; ++i) {
+    flags[0][i] = frozen[i];
+    any_frozen_ |= frozen[i] != 0;
+  }
   steps_ = 0;
 }
 
@@ -365,7 +377,7 @@ void Fit::get_splats(float* means, float* log_cholesky, float* colors) const {
   from_fields(params_.view(), params_.count(), target_.planes().channels, means, log_cholesky, colors);
 }
 
-double Fit::run(const float* rates, int steps) {
+double Fit::run(const float* rates, int steps, Coding coding) {
   const Planes<float> residual = residual_.planes(), d_image = d_image_.planes();
   const Planes<const float> target = target_.view();
   const LossWeights weights = options_.weights;
@@ -373,21 +385,33 @@ double Fit::run(const float* rates, int steps) {
   const bool pure_l2 = weights.l2 == 1 && weights.l1 == 0 && weights.ssim == 0;
   const int channels = target.channels;
   Binned<float>& binned = *bins_;
-  const std::ptrdiff_t tiles = binned.grid.count(), chunks = divide_up(params_.count(), kChunk);
+  const std::ptrdiff_t count = params_.count();
+  const std::ptrdiff_t tiles = binned.grid.count(), chunks = divide_up(count, kChunk);
   const std::ptrdiff_t bands = divide_up(target.height, kBand);
   std::vector<double> sums(3 * tiles);
   Deck tile_deck, band_deck, chunk_deck;
+  const bool indirect = coding.step > 0 || any_frozen_;
+  if (indirect) perturbed_.resize(count);
+  const Fields<float> params = params_;
+  const Fields<const float> drawn = indirect ? perturbed_.view() : params_.view();
+  const float* frozen = frozen_.view()[0];
 
   parallel(threads_, [&](Team& team, int thread) {
     std::vector<float> local(std::size_t(kChunk) * params_.fields());
     std::vector<float> scratch(weights.ssim > 0 ? ssim_scratch(target) : 0);
     for (int step = 0; step < steps; ++step) {
-      binned.bin(team, thread, params_.view(), params_.count());
+      if (indirect) {
+        instruction_set().coding.perturb(params_.view(), frozen, share(count, thread, team.threads()),
+                                         share(count, thread + 1, team.threads()), channels, coding, int(steps_) + step,
+                                         perturbed_);
+        team.wait();
+      }
+      binned.bin(team, thread, drawn, count);
       if (thread == 0) chunk_deck.reset(), band_deck.reset();
       tile_deck.deal(tiles, [&](std::ptrdiff_t i) {
         const Tile tile = binned.grid.tile(i);
         loss.clear(residual, target, background_.data(), tile);
-        binned.render(params_.view(), residual, i);
+        binned.render(drawn, residual, i);
         if (step == steps - 1) loss.sums(residual_.view(), target, tile, sums.data() + 3 * i);
         if (weights.ssim > 0) {
           const std::size_t bytes = sizeof(float) * (tile.x1 - tile.x0);
@@ -418,9 +442,14 @@ double Fit::run(const float* rates, int steps) {
       adam.log_min = options_.log_min, adam.log_max = options_.log_max;
       const Planes<const float> d = weights.ssim > 0 ? d_image_.view() : residual_.view();
       chunk_deck.deal(chunks, [&](std::ptrdiff_t chunk) {
-        const std::ptrdiff_t begin = chunk * kChunk, end = std::min(begin + kChunk, params_.count());
-        kernels<float>().gradient(binned.splats.data(), params_.view(), begin, end, binned.cutoff, d, local.data());
+        const std::ptrdiff_t begin = chunk * kChunk, end = std::min(begin + kChunk, count);
+        kernels<float>().gradient(binned.splats.data(), drawn, begin, end, binned.cutoff, d, local.data());
+        if (coding.step > 0)
+          instruction_set().coding.pull_back(params_.view(), drawn, begin, end, channels, coding, local.data());
         kernels<float>().adam(params_, first_, second_, local.data(), begin, end, channels, adam);
+        if (any_frozen_)
+          for (std::ptrdiff_t i = begin; i < end; ++i)
+            for (int f = 0; frozen[i] != 0 && f < params_.fields(); ++f) params[f][i] = drawn[f][i];
       });
       team.wait();
     }
@@ -553,21 +582,38 @@ void Fit::grow(std::int64_t added, float power, float sigma, std::uint64_t seed)
   const std::ptrdiff_t before = count();
   std::vector<std::int32_t> indices(added);
   std::iota(indices.begin(), indices.end(), std::int32_t(before));
-  for (Table<float>* table : {&params_, &first_, &second_}) table->resize(before + added);
+  for (Table<float>* table : {&params_, &first_, &second_, &frozen_}) table->resize(before + added);
   // Not drawn yet: until place() has set them they must add nothing to the residual.
   Fields<float> p = params_;
   for (int f = 0; f < params_.fields(); ++f) std::fill_n(p[f] + before, added, 0.0f);
   place(indices, power, sigma, seed);
 }
 
-void Fit::relocate(std::int64_t moved, float power, float sigma, std::uint64_t seed) {
+std::vector<float> Fit::energies() const {
   const Fields<const float> p = params_.view();
+  const float* frozen = frozen_.view()[0];
   std::vector<float> energy(count());
   for (std::ptrdiff_t i = 0; i < count(); ++i) {
     float color = 0;
     for (int c = 0; c < channels(); ++c) color += p[kGeometry + c][i] * p[kGeometry + c][i];
-    energy[i] = color * std::exp(p[2][i] + p[4][i]);
+    energy[i] = frozen[i] != 0 ? std::numeric_limits<float>::infinity() : color * std::exp(p[2][i] + p[4][i]);
   }
+  return energy;
+}
+
+void Fit::prune(float energy) {
+  const std::vector<float> has = energies();
+  std::vector<std::int32_t> kept;
+  for (std::ptrdiff_t i = 0; i < count(); ++i)
+    if (!(has[i] < energy)) kept.push_back(std::int32_t(i));
+  for (Table<float>* table : {&params_, &first_, &second_, &frozen_}) table->permute(kept);
+}
+
+void Fit::relocate(std::int64_t moved, float power, float sigma, std::uint64_t seed) {
+  const std::vector<float> energy = energies();
+  moved = std::min<std::int64_t>(moved, std::count_if(energy.begin(), energy.end(), [](float e) {
+                                   return e < std::numeric_limits<float>::infinity();
+                                 }));
   std::vector<std::int32_t> order(count());
   std::iota(order.begin(), order.end(), 0);
   const auto weaker = [&](std::int32_t a, std::int32_t b) {
@@ -599,7 +645,7 @@ void Fit::sort() {
   std::vector<std::int32_t> order(count());
   std::iota(order.begin(), order.end(), 0);
   std::stable_sort(order.begin(), order.end(), [&](std::int32_t a, std::int32_t b) { return key[a] < key[b]; });
-  for (Table<float>* table : {&params_, &first_, &second_}) table->permute(order);
+  for (Table<float>* table : {&params_, &first_, &second_, &frozen_}) table->permute(order);
 }
 
 }  // namespace splat2d

@@ -37,8 +37,8 @@ template <class T> class Picture {
 template <class T> class Table {
  public:
   explicit Table(int fields) : fields_(fields) {}
-  void resize(std::ptrdiff_t count);  // keeps what is there
-  void permute(const std::vector<std::int32_t>& order);
+  void resize(std::ptrdiff_t count);                     // keeps what is there
+  void permute(const std::vector<std::int32_t>& order);  // keeps those listed, at most as many as there are
   std::ptrdiff_t count() const { return count_; }
   int fields() const { return fields_; }
   operator Fields<T>() { return {data_.data(), stride_}; }
@@ -93,23 +93,28 @@ class Fit {
  public:
   Fit(const float* target, const float* background, int width, int height, int channels, FitOptions options);
   ~Fit();
-  void set_splats(SplatArrays<float> splats);  // clears the optimiser state
+  // Clears the optimiser state. frozen [N], or null: splats whose flag is not 0 are drawn, but never changed.
+  void set_splats(SplatArrays<float> splats, const float* frozen);
   void get_splats(float* means, float* log_cholesky, float* colors) const;
   std::ptrdiff_t count() const { return params_.count(); }
   int channels() const { return target_.planes().channels; }
   // One optimiser step per entry; rates[i] multiplies the learning rates. Returns the sum of squared residuals before
   // the last update.
-  double run(const float* rates, int steps);
+  // With a coding (step > 0) they see the splats as they may come out of the decoder.
+  double run(const float* rates, int steps, Coding coding);
   Evaluation evaluate();
   // Adds splats where the blurred squared error to the given power is high; sigma in pixels.
   void grow(std::int64_t added, float power, float sigma, std::uint64_t seed);
-  // Moves the splats that contribute least, |colour|^2 e^(a + c), to where grow() would add some.
+  // Drops the splats that contribute less, |colour|^2 e^(a + c), unless they are frozen.
+  void prune(float energy);
+  // Moves those that contribute least to where grow() would add some.
   void relocate(std::int64_t moved, float power, float sigma, std::uint64_t seed);
   // Sorts splats and their state along a Z-order curve, so that neighbours in memory are neighbours in the picture.
   void sort();
 
  private:
   void render_residual();
+  std::vector<float> energies() const;  // |colour|^2 e^(a + c); infinite if frozen
   std::vector<float> error_map(float power);
   void flatten(std::vector<float>& map, double count, float most) const;
   void place(const std::vector<std::int32_t>& indices, float power, float sigma, std::uint64_t seed);
@@ -118,8 +123,10 @@ class Fit {
   int threads_;
   std::vector<float> background_;
   Picture<float> target_, residual_, d_image_;
-  Table<float> params_, first_, second_;
+  Table<float> params_, first_, second_, frozen_;
+  Table<float> perturbed_;  // params_ as the decoder may see them; empty unless a coding or frozen splats need it
   std::unique_ptr<Binned<float>> bins_;  // kept from step to step for its memory
+  bool any_frozen_ = false;
   std::int64_t steps_ = 0;
 };
 

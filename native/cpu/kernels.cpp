@@ -317,6 +317,49 @@ void adam(Fields<T> params, Fields<T> first, Fields<T> second, const T* gradient
     if (exp_limited(T(2) * c[i]) < least_variance[i]) c[i] = T(0.5) * natural_log(least_variance[i]);
 }
 
+void perturb_all(Fields<const float> params, const float* frozen, std::ptrdiff_t begin, std::ptrdiff_t end,
+                 int channels, Coding coding, int step, Fields<float> out) {
+  for (std::ptrdiff_t i = begin; i < end; ++i) {
+    if (frozen[i] != 0 || coding.step == 0) {
+      for (int f = 0; f < kGeometry + channels; ++f) out[f][i] = params[f][i];
+      continue;
+    }
+    float color2 = 0, noise[kGeometry];
+    for (int ch = 0; ch < channels; ++ch) color2 += params[kGeometry + ch][i] * params[kGeometry + ch][i];
+    unsigned long long bits = 0;
+    for (int f = 0; f < kGeometry; ++f) {
+      if (f % 4 == 0) bits = coding_bits(coding.seed, step, int(i), f);
+      noise[f] = coding_noise(bits, f);
+    }
+    const Decoded d =
+        perturb(params[0][i], params[1][i], params[2][i], params[3][i], params[4][i], color2, coding.step, noise);
+    out[0][i] = d.mx, out[1][i] = d.my, out[2][i] = d.a, out[3][i] = d.b, out[4][i] = d.c;
+    for (int f = kGeometry; f < kGeometry + channels; ++f) {
+      if (f % 4 == 0) bits = coding_bits(coding.seed, step, int(i), f);
+      out[f][i] = params[f][i] * d.scale + d.noise * coding_noise(bits, f);
+    }
+  }
+}
+
+void pull_back(Fields<const float> params, Fields<const float> perturbed, std::ptrdiff_t begin, std::ptrdiff_t end,
+               int channels, Coding coding, float* gradient) {
+  for (std::ptrdiff_t i = begin; i < end; ++i) {
+    float* g = gradient + (i - begin);
+    const float a = params[2][i], c = params[4][i];
+    const float scale = exponential(0.5f * (a - perturbed[2][i] + c - perturbed[4][i]));
+    float color2 = 0, by_noise = 0;
+    for (int f = kGeometry; f < kGeometry + channels; ++f) {
+      color2 += params[f][i] * params[f][i];
+      by_noise += (perturbed[f][i] - params[f][i] * scale) * g[f * kChunk];
+    }
+    const RateGradient rate = rate_gradient(a, c, color2, coding);
+    for (int f = kGeometry; f < kGeometry + channels; ++f)
+      g[f * kChunk] = g[f * kChunk] * scale + rate.by_color * params[f][i];
+    g[2 * kChunk] += rate.by_log - 0.5f * by_noise;
+    g[4 * kChunk] += rate.by_log - 0.5f * by_noise;
+  }
+}
+
 template <class T>
 std::int64_t count_pairs(const Splat<T>* splats, std::ptrdiff_t begin, std::ptrdiff_t end, T cutoff, int width,
                          int height) {
@@ -540,6 +583,7 @@ template <class T> constexpr Kernels<T> table() {
 }  // namespace
 
 extern const InstructionSet instruction_set;
-const InstructionSet instruction_set = {SPLAT2D_NAME, table<float>(), table<double>(), {clear, pointwise, sums, ssim}};
+const InstructionSet instruction_set = {
+    SPLAT2D_NAME, table<float>(), table<double>(), {perturb_all, pull_back}, {clear, pointwise, sums, ssim}};
 
 }  // namespace splat2d::SPLAT2D_SET

@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "../coding.h"
 #include "../gaussian.h"
 
 namespace splat2d {
@@ -62,6 +63,16 @@ template <class T> struct Kernels {
                               int height);
 };
 
+// Fits that must survive quantisation; float only.
+struct CodingKernels {
+  // The splats begin..end of params as they may come out of the decoder; frozen ones (flag not 0) as they are.
+  void (*perturb)(Fields<const float> params, const float* frozen, std::ptrdiff_t begin, std::ptrdiff_t end,
+                  int channels, Coding coding, int step, Fields<float> out);
+  // gradient[field][splat - begin] of the perturbed splats becomes that of params, and the rate's is added.
+  void (*pull_back)(Fields<const float> params, Fields<const float> perturbed, std::ptrdiff_t begin, std::ptrdiff_t end,
+                    int channels, Coding coding, float* gradient);
+};
+
 // Whole-picture work of the losses; float only.
 struct LossKernels {
   // image = background - target over a tile: what rendering adds to it ends up as the residual.
@@ -81,6 +92,7 @@ struct InstructionSet {
   const char* name;
   Kernels<float> f32;
   Kernels<double> f64;
+  CodingKernels coding;
   LossKernels loss;
 };
 

@@ -12,6 +12,7 @@ from splat2d.config import Device, Loss
 from splat2d.errors import InputError
 
 Floats = NDArray[np.float32]
+Bools = NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +30,15 @@ class Optimizer:
 
 
 @dataclass(frozen=True, slots=True)
+class Coding:
+    """How the splats will be quantised, for steps that see them as a decoder may; see native/coding.h."""
+
+    step: float  # of a component of v = e^((a + c) / 2) colour; the steps of all else follow
+    penalty: float  # every splat adds penalty / 2 log(|v|^2 + step^2) to half the squared error (L2 loss)
+    seed: int
+
+
+@dataclass(frozen=True, slots=True)
 class Evaluation:
     """How far a state is from its picture."""
 
@@ -43,13 +53,13 @@ class Session(Protocol):
     @property
     def count(self) -> int: ...
 
-    def set_splats(self, means: Floats, log_cholesky: Floats, colors: Floats) -> None:
-        """Replaces the splats and clears the optimiser state."""
+    def set_splats(self, means: Floats, log_cholesky: Floats, colors: Floats, frozen: Bools | None = None) -> None:
+        """Replaces the splats and clears the optimiser state. Those that are frozen are drawn, but never changed."""
 
     def get_splats(self) -> tuple[Floats, Floats, Floats]:
         """means [N, 2], log_cholesky [N, 3], colors [N, C]"""
 
-    def run(self, rates: Floats) -> float:
+    def run(self, rates: Floats, coding: Coding | None = None) -> float:
         """One step per entry, which multiplies the learning rates; the mean squared error before the last update."""
 
     def evaluate(self) -> Evaluation:
@@ -60,6 +70,9 @@ class Session(Protocol):
 
     def relocate(self, moved: int, power: float, sigma: float, seed: int) -> None:
         """Moves the splats that contribute least to where grow() would add some; clears their optimiser state."""
+
+    def prune(self, energy: float) -> None:
+        """Drops the splats with |colour|^2 e^(a + c) below energy that are not frozen."""
 
     def sort(self) -> None:
         """Brings neighbours in the picture together in memory."""

@@ -6,7 +6,7 @@ import numpy as np
 
 from splat2d import _cpu
 from splat2d.config import Loss
-from splat2d.engine import Evaluation, Floats, Optimizer
+from splat2d.engine import Bools, Coding, Evaluation, Floats, Optimizer
 
 
 class CpuSession:
@@ -36,14 +36,17 @@ class CpuSession:
     def count(self) -> int:
         return self._fit.count
 
-    def set_splats(self, means: Floats, log_cholesky: Floats, colors: Floats) -> None:
-        self._fit.set_splats(means, log_cholesky, colors)
+    def set_splats(self, means: Floats, log_cholesky: Floats, colors: Floats, frozen: Bools | None = None) -> None:
+        self._fit.set_splats(means, log_cholesky, colors, None if frozen is None else frozen.astype(np.float32))
 
     def get_splats(self) -> tuple[Floats, Floats, Floats]:
         return self._fit.get_splats()
 
-    def run(self, rates: Floats) -> float:
-        return self._fit.run(rates) / self._elements
+    def run(self, rates: Floats, coding: Coding | None = None) -> float:
+        if coding is None:
+            return self._fit.run(rates) / self._elements
+        squares = self._fit.run(rates, step=coding.step, penalty=coding.penalty, seed=coding.seed)
+        return squares / self._elements
 
     def evaluate(self) -> Evaluation:
         squares, absolutes, clamped, ssim = self._fit.evaluate()
@@ -56,6 +59,9 @@ class CpuSession:
 
     def relocate(self, moved: int, power: float, sigma: float, seed: int) -> None:
         self._fit.relocate(moved, power, sigma, seed)
+
+    def prune(self, energy: float) -> None:
+        self._fit.prune(energy)
 
     def sort(self) -> None:
         self._fit.sort()
