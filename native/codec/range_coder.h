@@ -1,0 +1,121 @@
+// A binary range coder on 32-bit integers; docs/format.md, section "Packets", is the norm.
+// Encoder and Decoder offer the same code(bit, p): the encoder writes bit, the decoder ignores it and returns the one
+// that it reads. So every model is written once, for both directions.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <span>
+#include <stdexcept>
+#include <vector>
+
+namespace splat2d::codec {
+
+constexpr int kProbabilityBits = 16;
+constexpr std::uint32_t kHalf = 1u << (kProbabilityBits - 1);
+constexpr std::uint32_t kLeastRange = 1u << 24;
+
+// The part of the range that belongs to bit 1, whose probability is p / 65536, 0 < p < 65536.
+inline std::uint32_t share(std::uint32_t range, std::uint32_t p) {
+  return (range >> 16) * p + (((range & 0xFFFF) * p) >> 16);
+}
+
+class Encoder {
+ public:
+  static constexpr bool kDecodes = false;
+
+  int code(int bit, std::uint32_t p) {
+    const std::uint32_t bound = share(range_, p);
+    if (bit) {
+      range_ = bound;
+    } else {
+      low_ += bound;
+      range_ -= bound;
+    }
+    while (range_ < kLeastRange) {
+      shift();
+      range_ <<= 8;
+    }
+    return bit;
+  }
+
+  // Ends the payload with the fewest bytes that, zeros after them, lie in the range.
+  std::vector<std::uint8_t> finish() {
+    for (int bytes = 0; bytes <= 4; ++bytes) {
+      const std::uint64_t mask = (std::uint64_t(1) << (32 - 8 * bytes)) - 1;
+      const std::uint64_t value = (low_ + mask) & ~mask;
+      if (value - low_ < range_) {
+        low_ = value;
+        for (int i = 0; i < bytes; ++i) shift();
+        if (low_ >> 32) carry();
+        break;
+      }
+    }
+    return std::move(bytes_);
+  }
+
+ private:
+  void shift() {
+    if (low_ >> 32) carry();
+    bytes_.push_back(std::uint8_t(low_ >> 24));
+    low_ = (low_ << 8) & 0xFFFFFFFF;
+  }
+  void carry() {
+    for (std::size_t i = bytes_.size(); i-- > 0 && ++bytes_[i] == 0;) {
+    }
+    low_ &= 0xFFFFFFFF;
+  }
+
+  std::uint64_t low_ = 0;  // bit 32 is a carry
+  std::uint32_t range_ = 0xFFFFFFFF;
+  std::vector<std::uint8_t> bytes_;
+};
+
+// Throws std::invalid_argument where a payload ends too early.
+class Decoder {
+ public:
+  static constexpr bool kDecodes = true;
+
+  explicit Decoder(std::span<const std::uint8_t> bytes) : bytes_(bytes) {
+    for (int i = 0; i < 4; ++i) code_ = code_ << 8 | next();
+  }
+
+  int code(int, std::uint32_t p) {
+    const std::uint32_t bound = share(range_, p);
+    const int bit = code_ < bound;
+    if (bit) {
+      range_ = bound;
+    } else {
+      code_ -= bound;
+      range_ -= bound;
+    }
+    while (range_ < kLeastRange) {
+      code_ = code_ << 8 | next();
+      range_ <<= 8;
+    }
+    return bit;
+  }
+
+  void finish() const {
+    if (at_ < bytes_.size()) throw std::invalid_argument("a packet has bytes after its last splat");
+  }
+
+  // Bits used so far, whole and parts.
+  double position() const { return 8.0 * double(at_) - std::log2(double(range_)); }
+
+ private:
+  // Four zeros may follow the last byte: the look-ahead of a range of 32 bits.
+  std::uint32_t next() {
+    if (at_ >= bytes_.size() + 4) throw std::invalid_argument("a packet ends within a splat");
+    const std::uint32_t byte = at_ < bytes_.size() ? bytes_[at_] : 0;
+    ++at_;
+    return byte;
+  }
+
+  std::span<const std::uint8_t> bytes_;
+  std::size_t at_ = 0;
+  std::uint32_t code_ = 0;
+  std::uint32_t range_ = 0xFFFFFFFF;
+};
+
+}  // namespace splat2d::codec
