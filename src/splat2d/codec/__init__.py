@@ -1,0 +1,205 @@
+"""Splats <-> the bytes of a .s2d file; docs/format.md is the norm.
+
+quantizer: splats <-> integers. _cpu: integers <-> payloads of packets. container: payloads <-> the bytes of a file.
+Another profile would take the place of the first two; the container, its limits and its metadata stay.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from splat2d import _cpu
+from splat2d.codec import container
+from splat2d.codec.container import Container, Header, Metadata, Packet
+from splat2d.codec.quantizer import QUALITY_INDICES, Lattice, Quantized, dequantize, quantize, step_of, transform
+from splat2d.errors import FormatError, InputError
+from splat2d.splats import Splats
+
+# A quality of 0 to 100 is the quality index COARSEST + PER_QUALITY * quality.
+COARSEST, PER_QUALITY = 32, 1.28
+
+# The default for splats that no decoder gave: DEFAULT_INDEX - DEFAULT_SLOPE * log2(median of |v|); see default_index().
+DEFAULT_INDEX, DEFAULT_SLOPE = 91.0, 23.0
+
+# Splats in the packets, cumulative, of at least so many splats; of fewer there is one packet.
+PACKET_SHARES = (0.125, 0.25, 0.5, 1.0)
+PACKETS_FROM = 512
+
+# A picture may take so many evaluations of a splat at a pixel: EVALUATIONS_PER_PIXEL * pixels + FEW_EVALUATIONS.
+EVALUATIONS_PER_PIXEL, FEW_EVALUATIONS = 1024, 1 << 24
+
+
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """All that a file holds."""
+
+    splats: Splats
+    container: Container
+    bits: tuple[float, float, float, float]  # of the packets, for: cells of positions, refinement, shape, colour
+
+
+def encode(splats: Splats, *, quality: float | None = None, metadata: Metadata | None = None) -> bytes:
+    """The bytes of a .s2d file of these splats. Raises InputError.
+
+    quality: 0 (coarse, small) to 100 (fine). None: splats as decode() gave them are written without further loss; for
+    any others it follows from their energy, and costs a fit that knew nothing of the codec some tenths of a dB.
+    Encoding decoded splats again at the same quality gives the same splats. Splats too faint to count are left out.
+    """
+    try:
+        index = default_index(splats) if quality is None else quality_index(quality)
+        return write(quantize(splats, index)[0], splats.background, metadata)
+    except FormatError as error:
+        raise InputError(f"encode: {error}") from error
+
+
+def decode(data: bytes, *, partial: bool = False) -> Splats:
+    """The splats of a .s2d file. Raises FormatError, and nothing else, for bytes that are no such file.
+
+    partial: take any beginning of a file that holds at least its header, and give the splats of the packets that are
+    whole; the most important ones come first.
+    """
+    return read(data, partial=partial).splats
+
+
+def read_metadata(data: bytes) -> Metadata:
+    """What a .s2d file says about its picture. Raises FormatError."""
+    return container.unpack(data).metadata
+
+
+def read(data: bytes, *, partial: bool = False) -> Contents:
+    """As decode(), with all else that the file holds. Raises FormatError."""
+    parts = container.unpack(bytes(data), partial=partial)
+    header = parts.header
+    lattice = Lattice(header.width, header.height, header.cell_exponent, header.margin)
+    try:
+        indices, bits = _cpu.decode_packets(
+            [packet.payload for packet in parts.packets],
+            [packet.count for packet in parts.packets],
+            header.channels,
+            **_geometry(lattice),
+        )
+    except ValueError as error:
+        raise FormatError(str(error)) from error
+    background = np.array(header.background, np.float32)
+    splats = dequantize(Quantized(indices, header.quality_index, lattice), background)
+    _check_footprint(splats)
+    return Contents(splats, parts, tuple(bits.tolist()))
+
+
+def write(quantized: Quantized, background: NDArray[np.float32], metadata: Metadata | None = None) -> bytes:
+    """The bytes of a .s2d file of splats that are integers already. Raises FormatError where a reader would."""
+    _check_footprint(dequantize(quantized, background))
+    energy = (quantized.indices[:, 5:].astype(np.int64) ** 2).sum(1)
+    indices = np.ascontiguousarray(quantized.indices[np.argsort(-energy, kind="stable")])
+    counts = packet_counts(len(indices))
+    try:
+        payloads, _ = _cpu.encode_packets(indices, counts, **_geometry(quantized.lattice))
+    except ValueError as error:
+        raise FormatError(str(error)) from error
+    channels = len(background)
+    header = Header(
+        width=quantized.lattice.width,
+        height=quantized.lattice.height,
+        count=len(indices),
+        background=tuple(background.tolist()),
+        quality_index=quantized.quality_index,
+        cell_exponent=quantized.lattice.cell_exponent,
+        margin=quantized.lattice.margin,
+        color_space=container.SRGB if channels in (1, 3, 4) else container.PLAIN,
+    )
+    packets = [Packet(count, payload) for count, payload in zip(counts, payloads, strict=True)]
+    return container.pack(header, packets, metadata)
+
+
+def quality_index(quality: float) -> int:
+    """The quality index t of a quality of 0 to 100. Raises InputError."""
+    if not 0 <= quality <= 100:
+        raise InputError(f"encode: quality must be 0 to 100, got {quality}")
+    return round(COARSEST + PER_QUALITY * quality)
+
+
+def quality_of(index: int) -> float:
+    """The quality of a quality index, to two digits: quality_index() leads back. Below 0 or above 100 for extremes."""
+    return round((index - COARSEST) / PER_QUALITY, 2)
+
+
+def default_index(splats: Splats) -> int:
+    """The quality index at which splats lose nothing, if a decoder gave them, or else little.
+
+    Half of the energies |v| = e^((a + c) / 2) |colour| of a fit lie near its own error: the line through the indices
+    that cost 0.3 dB (benchmarks/quantization.py) has an error of 4 (rms).
+    """
+    if not len(splats):
+        return COARSEST
+    v = _scaled_colors(splats)
+    found = _index_that_keeps(splats, v)
+    if found is not None:
+        return found
+    energy = float(np.median(np.linalg.norm(v, axis=1)))
+    index = DEFAULT_INDEX - DEFAULT_SLOPE * np.log2(max(energy, np.finfo(np.float32).tiny))
+    return int(np.clip(round(index), quality_index(0), quality_index(100)))
+
+
+def packet_counts(count: int) -> list[int]:
+    """Splats of each packet, the most important first."""
+    if count < PACKETS_FROM:
+        return [count]
+    ends = [0, *(int(share * count) for share in PACKET_SHARES)]
+    return np.diff(ends).tolist()
+
+
+def _geometry(lattice: Lattice) -> dict[str, int]:
+    return {
+        "width": lattice.width,
+        "height": lattice.height,
+        "cell_exponent": lattice.cell_exponent,
+        "margin": lattice.margin,
+    }
+
+
+def _scaled_colors(splats: Splats) -> NDArray[np.float64]:
+    """v of the splats, before it is rounded. [N, C]"""
+    a, _, c = splats.log_cholesky.astype(np.float64).T
+    with np.errstate(over="ignore"):
+        return np.exp((a + c) / 2)[:, None] * (splats.colors.astype(np.float64) @ transform(splats.channels).T)
+
+
+def _index_that_keeps(splats: Splats, v: NDArray[np.float64]) -> int | None:
+    """The coarsest quality index at which quantisation changes nothing, if there is one."""
+    few = v[np.linspace(0, len(v) - 1, min(len(v), 32)).astype(int)]
+    for index in range(QUALITY_INDICES):
+        scaled = few / step_of(index)
+        if np.abs(scaled - np.rint(scaled)).max() < 0.02:  # float32 parameters are not quite on their steps
+            quantized, kept = quantize(splats, index)
+            if len(kept) == len(splats) and _same(dequantize(quantized, splats.background), splats):
+                return index
+    return None
+
+
+def _same(one: Splats, other: Splats) -> bool:
+    names = ("means", "log_cholesky", "colors")
+    return all(np.array_equal(getattr(one, name), getattr(other, name)) for name in names)
+
+
+def _check_footprint(splats: Splats) -> None:
+    """Raises FormatError where drawing would take longer than any picture does.
+
+    Bounds the pixels of each splat from above: those of the box around its ellipse, or the area of the ellipse and one
+    more pixel for every row and column, whichever is less.
+    """
+    a, b, c = splats.log_cholesky.astype(np.float64).T
+    reach = np.sqrt(2 * _cpu.CUTOFF)
+    sides = []
+    for center, half, size in (
+        (splats.means[:, 0], reach * np.exp(a), splats.width),
+        (splats.means[:, 1], reach * np.hypot(b, np.exp(c)), splats.height),
+    ):
+        sides.append(np.clip(center + half, 0, size) - np.clip(center - half, 0, size))
+    columns, rows = sides
+    pixels = np.minimum((columns + 1) * (rows + 1), np.pi * reach**2 * np.exp(a + c) + columns + rows + 1)
+    allowed = EVALUATIONS_PER_PIXEL * splats.width * splats.height + FEW_EVALUATIONS
+    if pixels.sum() > allowed:
+        raise FormatError(f"its splats cover {pixels.sum():.3g} pixels in all; {allowed:.3g} are allowed")
