@@ -18,8 +18,8 @@ from PIL import Image
 
 from splat2d.batch import fit_batch
 from splat2d.config import Loss
-from splat2d.engine import Optimizer
-from splat2d.engine.cuda import CudaEngine, CudaSession, cubin
+from splat2d.engine import Coding, Optimizer
+from splat2d.engine.cuda import TOGETHER, CudaEngine, CudaSession, cubins
 from splat2d.fitting import fit
 
 ROUNDS = 15
@@ -59,6 +59,19 @@ def report(name: str, values: np.ndarray, unit: str = "us") -> None:
     print(f"    {name:<34} {median:9.1f} {unit}   ({low:.1f} .. {high:.1f})", flush=True)
 
 
+def step_times(session: CudaSession, coding: Coding | None = None) -> np.ndarray:
+    """Microseconds of a step in a graph of ten, a value per round."""
+    gpu, splats = session._gpu, session._splats
+    session.run(np.zeros(1000, np.float32), coding)  # fills the whole schedule; warms up
+
+    def steps() -> None:
+        splats.set_state(splats.count)
+        for _ in range(20):
+            session._graph(10, coding is not None).launch(gpu.stream)
+
+    return event_times(gpu, steps, 1) / 200
+
+
 def kernels(engine: CudaEngine, image: np.ndarray, result) -> None:
     gpu = engine._gpu
     session = CudaSession(gpu, image, result.splats.background, Loss(), Optimizer())
@@ -73,7 +86,7 @@ def kernels(engine: CudaEngine, image: np.ndarray, result) -> None:
     render = captured(gpu, lambda stream: session._render(stream, 1.0, 0.0), 20)
     inner.set_state(inner.count)
     update = captured(
-        gpu, lambda stream: inner.update(stream, session._schedule, 0, session._d_image, session._rates), 20
+        gpu, lambda stream: inner.update(stream, session._schedule, 0, session._d_image, session._rates, None), 20
     )
     prepare_args = (inner.state, inner.params, inner.splats, inner.more, inner.boxes, inner.colors)
     supers = (-(-inner.count // 1024),)
@@ -90,16 +103,16 @@ def kernels(engine: CudaEngine, image: np.ndarray, result) -> None:
     whole = captured(gpu, redraw, 20)
     print(f"    {inner.count} splats, {state[1]} narrow, {state[2]} parts of wide ones")
 
-    def steps() -> None:
-        inner.set_state(inner.count)
-        for _ in range(20):
-            session._graph(10).launch(gpu.stream)
-
-    step = event_times(gpu, steps, 1) / 200
+    step = step_times(session)
     report("step (graph of 10)", step)
     report("steps/s", 1e6 / step, "/s")
     report("  render kernel", event_times(gpu, render, 5) / 20)
     report("  update kernel", event_times(gpu, update, 5) / 20)
+    report("step, coded", step_times(session, Coding(0.02, 1e-4, 0)))
+    similar = CudaSession(gpu, image, splats.background, Loss(0.8, 0.0, 0.2), Optimizer())
+    similar.set_splats(*session.get_splats())
+    report("step, loss 0.8 L2 + 0.2 SSIM", step_times(similar))
+    session.evaluate()  # derived values without noise
     report("render from parameters", event_times(gpu, whole, 5) / 20)
     walls = []
     for _ in range(ROUNDS):
@@ -172,7 +185,7 @@ def main() -> None:
     gpu = engine._gpu
     print(f"{gpu.device.name}, {gpu.processors} processors; engine ready in {time.perf_counter() - start:.2f} s")
     start = time.perf_counter()
-    cubin(3, gpu.arch)
+    cubins(3, gpu.arch, TOGETHER)
     print(f"kernels compiled or read in {time.perf_counter() - start:.2f} s")
     fit(np.random.default_rng(0).random((64, 64, 3), np.float32), splats=100, steps=60, device="cuda")
     print(f"first small fit done after {time.perf_counter() - start:.2f} s", flush=True)

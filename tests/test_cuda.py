@@ -62,12 +62,16 @@ def test_the_kernels_compile(arch, channels, tmp_path, monkeypatch):
     from splat2d.engine import cuda
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    code = cuda.cubin(channels, arch)
-    assert code[:4] == b"\x7fELF"
-    (kept,) = (tmp_path / "splat2d").iterdir()
-    assert kept.read_bytes() == code and kept.name.startswith(arch)
+    files = tuple(file for file in cuda.KERNELS if channels <= 4 or file != "batch")
+    codes = cuda.cubins(channels, arch, files)
+    assert all(code[:4] == b"\x7fELF" for code in codes)
+    for file, code in zip(files, codes, strict=True):
+        names = {name for name in cuda._FILE_OF if f"\0{name}\0".encode() in code}
+        assert names == {*cuda.KERNELS[file]}
+    kept = [*(tmp_path / "splat2d").iterdir()]
+    assert {path.read_bytes() for path in kept} == {*codes} and all(path.name.startswith(arch) for path in kept)
     monkeypatch.setattr(cuda, "Program", None)  # now only the cache can answer
-    assert cuda.cubin(channels, arch) == code
+    assert cuda.cubins(channels, arch, files) == codes
 
 
 @needs_compiler
@@ -79,18 +83,18 @@ def test_a_cache_that_cannot_be_written(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(occupied))
     cuda._warn_once.cache_clear()
     with pytest.warns(RuntimeWarning, match="cannot be kept for the next run"):
-        assert cuda.cubin(1, "sm_90")[:4] == b"\x7fELF"
+        assert cuda.cubin(1, "sm_90", "loss")[:4] == b"\x7fELF"
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert cuda.cubin(1, "sm_90")[:4] == b"\x7fELF"
+        assert cuda.cubin(1, "sm_90", "loss")[:4] == b"\x7fELF"
 
 
 @needs_compiler
 def test_the_hash_covers_every_source():
     from splat2d.engine import cuda
 
-    written = {path.relative_to(NATIVE).as_posix() for path in (NATIVE / "cuda").iterdir()} | {"gaussian.h"}
-    assert {*cuda._SOURCES, cuda._MAIN} == written
+    written = {path.relative_to(NATIVE).as_posix() for path in (NATIVE / "cuda").iterdir()}
+    assert {*cuda._SOURCES} == written | {"gaussian.h", "coding.h"}
 
 
 # ---- the inner functions, built for the CPU ----

@@ -1,7 +1,7 @@
 // Many small pictures at once: a block fits one picture from its first splats to its last step, all in shared memory.
 #pragma once
 
-#include "step.cuh"
+#include "update.cuh"
 
 namespace splat2d {
 
@@ -156,8 +156,8 @@ extern "C" __global__ void __launch_bounds__(kBatchThreads)
         m.xe += __shfl_xor_sync(kAll, m.xe, o);
         m.ee += __shfl_xor_sync(kAll, m.ee, o);
       }
-      finish<false>(i, true, d, m, v_color, nullptr, splats, more, boxes, colors, params, first, second, nullptr,
-                    nullptr, rates, now);
+      finish<false, false>(i, true, d, m, v_color, nullptr, splats, more, boxes, colors, params, first, second, nullptr,
+                           nullptr, rates, now, {});
     }
     __syncthreads();
   }

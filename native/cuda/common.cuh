@@ -1,6 +1,7 @@
 // What the kernels share: the layout of arrays, block-wide sums and scans. Compiled by NVRTC with -DCHANNELS=n.
 #pragma once
 
+#include "../coding.h"
 #include "inner.h"
 
 namespace splat2d {
@@ -19,6 +20,10 @@ constexpr int kSplatChunk = 32, kSuper = 1024;    // splats under one box
 constexpr int kSegment = 256;                     // pixels under one sum of the draw
 constexpr unsigned kAll = 0xFFFFFFFFu;
 constexpr float kLog2Limit = float(-kLog2E * kCutoff);
+
+// The second moment of x of a splat that is drawn but never changed; of all others it is at least 0.
+constexpr float kFrozen = -1;
+__device__ __forceinline__ bool is_frozen(const float* second, int i) { return second[size_t(i) * kFields] < 0; }
 
 struct State {
   int count;         // splats

@@ -6,6 +6,8 @@
 
 namespace splat2d {
 
+constexpr unsigned kInfinity = 0x7F800000u;  // bits of the float
+
 // Squared error over the channels -> squares[pixel]; its sum -> state->sums[0].
 extern "C" __global__ void __launch_bounds__(256)
     error_squares(State* state, const float* __restrict__ residual, float* __restrict__ squares, double* partials,
@@ -82,12 +84,12 @@ extern "C" __global__ void __launch_bounds__(1024) scan_segments(State* state, d
   if (threadIdx.x == 0) state->sums[3] = carry;
 }
 
-// One splat per stratum of equal mass: draws a pixel, and sets the splat there with half of what is missing.
+// One splat per stratum of equal mass: draws a pixel, and sets the splat there with a share of what is missing.
 // indices: which splats, or null for those from `first_new` on.
 extern "C" __global__ void place(const State* state, const float* __restrict__ map, const double* __restrict__ before,
                                  const float* __restrict__ residual, const int* indices, int first_new, int count,
                                  float* params, float* first, float* second, int width, int height, float sigma,
-                                 u64 seed) {
+                                 float share, u64 seed) {
   const int j = blockIdx.x * blockDim.x + threadIdx.x;
   if (j >= count) return;
   const long long pixels = (long long)(width)*height;
@@ -122,18 +124,27 @@ extern "C" __global__ void place(const State* state, const float* __restrict__ m
   params[at + 2] = params[at + 4] = logf(sigma);
   params[at + 3] = 0;
   for (int c = 0; c < CHANNELS; ++c)
-    params[at + kGeometry + c] = -0.5f * residual[(size_t(c / 4) * pixels + pixel) * kLanes + c % 4];
+    params[at + kGeometry + c] = -share * residual[(size_t(c / 4) * pixels + pixel) * kLanes + c % 4];
 }
 
-// |colour|^2 e^(a + c) as bits, whose order is that of the values.
+// |colour|^2 e^(a + c) as bits, whose order is that of the values; infinite for splats that are frozen.
 extern "C" __global__ void energies(const State* state, const float* __restrict__ params,
-                                    unsigned* __restrict__ energy) {
+                                    const float* __restrict__ second, unsigned* __restrict__ energy) {
   const int i = blockIdx.x * blockDim.x + threadIdx.x;
   if (i >= state->count) return;
   const float* p = params + size_t(i) * kFields;
   float color = 0;
   for (int c = 0; c < CHANNELS; ++c) color += p[kGeometry + c] * p[kGeometry + c];
-  energy[i] = __float_as_uint(color * expf(p[2] + p[4]));
+  energy[i] = is_frozen(second, i) ? kInfinity : __float_as_uint(color * expf(p[2] + p[4]));
+}
+
+// Energies -> keys of a sort that brings those that stay to the front, in their order.
+extern "C" __global__ void prune_keys(const State* state, unsigned* __restrict__ keys, int* __restrict__ order,
+                                      float least_energy) {
+  const int i = blockIdx.x * blockDim.x + threadIdx.x;
+  if (i >= state->count) return;
+  keys[i] = __uint_as_float(keys[i]) < least_energy ? 1 : 0;
+  order[i] = i;
 }
 
 // The `wanted` splats of least energy, the first of equals, in ascending order -> indices. One block of 1024: each warp

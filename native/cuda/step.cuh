@@ -4,7 +4,7 @@
 // can overflow or go stale, and the order of every sum is fixed.
 #pragma once
 
-#include "common.cuh"
+#include "update.cuh"
 
 namespace splat2d {
 
@@ -15,35 +15,11 @@ constexpr int kTileX = kSub * kSubsX, kTileY = kSub * kSubsY;
 constexpr int kTurn = 32 / kWarps;  // of the 32 chunks of a super, a warp tests so many
 constexpr int kFound = 256;         // splats that a warp collects before the tile is drawn
 constexpr int kRenderBlocks = 8;    // per multiprocessor: leaves 64 registers
-constexpr int kUpdateThreads = 64;  // small blocks: their place is free again soon
 constexpr int kNarrowRows = 32;     // rows of eight pixels for one group of lanes; larger splats are shared
 constexpr int kWideRows = 96;       // rows per group of lanes for those
 constexpr int kBuckets = 4;         // of narrow splats by work, so that the groups of a warp are done together
 constexpr int kLogMostParts = 10;   // a wide splat has 2^n parts, each a warp of four groups
-constexpr int kColumnsShift = 16;   // beside the parts stands log_columns of share_of()
 constexpr int kNobody = -1000;      // in place of the parts of a splat that is none
-
-// Derived values of a splat: two float4 for render(), a third for update().
-//   (mx, my, k, n1) (n3, colours...) (hx, 1 / e^a, e^c, b)
-__device__ __forceinline__ Box prepare_splat(const float* p, float4* splats, float4* more, Box* boxes, int i) {
-  const float l1 = __expf(clamp(p[2], float(-kLogLimit), float(kLogLimit)));
-  const float l3 = __expf(clamp(p[4], float(-kLogLimit), float(kLogLimit)));
-  const float b = clamp(p[3], float(-kShearLimit), float(kShearLimit));
-  const Splat<float> s = make_splat(p[0], p[1], l1, b, l3, 0.0f, cutoff_of(float(kCutoff), 0.0f));
-  splats[2 * size_t(i)] = make_float4(s.mx, s.my, s.k, s.n1);
-  float4 paint = make_float4(s.n3, 0, 0, 0);
-  if constexpr (kColorsInside) {
-    paint.y = p[kGeometry];
-    if constexpr (CHANNELS > 1) paint.z = p[kGeometry + 1];
-    if constexpr (CHANNELS > 2) paint.w = p[kGeometry + 2];
-  }
-  splats[2 * size_t(i) + 1] = paint;
-  more[i] = make_float4(s.hx, s.i1, s.l3, b);
-  const float slack = float(kSlack);
-  const Box box = {s.mx - s.hx - slack, s.my - s.hy - slack, s.mx + s.hx + slack, s.my + s.hy + slack};
-  boxes[i] = box;
-  return box;
-}
 
 // Parameters -> derived values, for all splats.
 extern "C" __global__ void prepare(const State* state, const float* params, float4* splats, float4* more, Box* boxes,
@@ -53,8 +29,7 @@ extern "C" __global__ void prepare(const State* state, const float* params, floa
   float p[kFields < 8 ? 8 : kFields];
   for (int f = 0; f < kFields; ++f) p[f] = params[size_t(i) * kFields + f];
   prepare_splat(p, splats, more, boxes, i);
-  if constexpr (!kColorsInside)
-    for (int c = 0; c < 4 * kGroups; ++c) colors[size_t(i) * 4 * kGroups + c] = c < CHANNELS ? p[kGeometry + c] : 0.0f;
+  store_colors(p, colors, i);
 }
 
 // Boxes of the tree, and how the update of each splat is shared: parts > 0 warps, or one group of lanes and minus its
@@ -302,227 +277,13 @@ extern "C" __global__ void __launch_bounds__(32 * kWarps, kRenderBlocks)
   }
 }
 
-struct Rates {
-  float rate[4];  // mean, a and c, b, colour
-  float beta1, beta2, log_min, log_max;
-};
-
-// Adds one group's share of the rows of a splat to its sums: for dL/dcolour and for the moments. a, n3 and d are
-// derived values of the splat, see prepare_splat(). The whole warp must call, with as many turns as its busiest lane
-// needs.
-__device__ __forceinline__ void gather(const float4& a, float n3, const float4& d, const float (&color)[4],
-                                       int first_column, int last_column, const Share& share, int turns,
-                                       const float* plane, int width, int height, Moments<float>& m,
-                                       float (&v_color)[4]) {
-  const float mx = a.x, my = a.y, k = a.z, n1 = a.w, i1 = d.y, l3 = d.z;
-  const float radius = d.x * i1, step = float(1 << share.log_step);
-  const unsigned row_step = unsigned(width) << share.log_step;
-  const int column = threadIdx.x & 7;
-  // Four rows are loaded before the first is used.
-  for (int turn = 0; turn < turns; ++turn) {
-    const int x = first_column + 8 * (share.first + turn * share.stride) + column;
-    const float dx = x + 0.5f - mx;
-    const Range rows = rows_at(my, k, i1, l3, dx, radius, height);
-    const int start = rows.first + share.row;
-    const int n = x <= last_column ? ceil_shift(rows.last - start + 1, share.log_step) : 0;
-    const int most = warp_most(n);
-    const float along = n1 * dx * dx;
-    float e = (start + 0.5f - my) - k * dx;
-    float s0 = 0, s1 = 0, s2 = 0;
-    unsigned at = unsigned(start) * width + x;  // a picture has fewer than 2^31 pixels
-    for (int row = 0; row < most; row += 4) {
-      Pixel g[4];
-#pragma unroll
-      for (int q = 0; q < 4; ++q) {
-        g[q] = {};
-        if (row + q < n) g[q] = load_pixel(plane, at);
-        at += row_step;
-      }
-#pragma unroll
-      for (int q = 0; q < 4; ++q) {
-        if (q == 2 && row + 2 >= most) break;
-        const float exponent = along + n3 * e * e;
-        const float w = exponent >= kLog2Limit ? exp2_fast(exponent) : 0.0f;
-        float slope = 0;
-#pragma unroll
-        for (int c = 0; c < kActive; ++c) {
-          v_color[c] += w * g[q].v[c];
-          slope += color[c] * g[q].v[c];
-        }
-        const float v = w * slope, t = v * e;
-        s0 += v;
-        s1 += t;
-        s2 += t * e;
-        e += step;
-      }
-    }
-    m.x += s0 * dx;
-    m.xx += s0 * dx * dx;
-    m.e += s1;
-    m.xe += s1 * dx;
-    m.ee += s2;
-  }
-}
-
-// Chain rule, Adam and derived values of splat i, by each group of eight lanes; those with `write` keep the result.
-// kTree: boxes of the tree grow with the splat.
-// m and color: sums over the footprint; the colours of more than four channels are read from record.
-template <bool kTree>
-__device__ __forceinline__ void finish(int i, bool write, const float4& d, const Moments<float>& m,
-                                       const float (&color)[4], const float* record, float4* splats, float4* more,
-                                       Box* boxes, float* colors, float* params, float* first, float* second,
-                                       Box* chunks, Box* supers, const Rates& rates, const float4& schedule) {
-  const int lane = threadIdx.x & 7;
-  const Gradient<float> by = chain_rule(m, 1.0f / d.y, d.w, d.z);
-  float p[8];
-  float mine = 0;
-#pragma unroll
-  for (int base = 0; base < kFields; base += 8) {
-    const int f = base + lane;
-    if (f < kFields) {
-      const size_t at = size_t(i) * kFields + f;
-      float value = params[at], gradient;
-      if (base == 0) {
-        gradient = f == 0   ? by.mx
-                   : f == 1 ? by.my
-                   : f == 2 ? by.a
-                   : f == 3 ? by.b
-                   : f == 4 ? by.c
-                   : f == 5 ? color[0]
-                   : f == 6 ? color[1]
-                            : color[2];
-        if (kGroups > 1 && f >= kGeometry) gradient = record[f];
-        const float limit = f == 3 ? float(kShearLimit) : float(kLogLimit);
-        if (f >= 2 && f < kGeometry && clamp(value, -limit, limit) != value) gradient = 0;
-      } else {
-        gradient = kGroups > 1 ? record[f] : color[3];
-      }
-      const float rate = f < 2 ? rates.rate[0] : f == 3 ? rates.rate[2] : f < kGeometry ? rates.rate[1] : rates.rate[3];
-      float v1 = first[at], v2 = second[at];
-      value = adam(value, gradient, v1, v2, rate * schedule.x, rates.beta1, rates.beta2, schedule.y, schedule.z);
-      if (f == 2 || f == 4) value = clamp(value, rates.log_min, rates.log_max);
-      if (write) {
-        first[at] = v1, second[at] = v2;
-        if (base > 0 || f != 4) params[at] = value;
-        if constexpr (!kColorsInside)
-          if (f >= kGeometry) colors[size_t(i) * 4 * kGroups + f - kGeometry] = value;
-      }
-      if (base == 0) mine = value;
-    }
-  }
-#pragma unroll
-  for (int f = 0; f < 8; ++f) p[f] = __shfl_sync(kAll, mine, f, 8);
-  // Limits on a and c alone leave a sheared splat as thin as it likes: across its ridge it measures e^c / sqrt(1 +
-  // k^2).
-  const float k = p[3] * __expf(-p[2]);
-  const float least_variance = __expf(2 * rates.log_min) * (1.0f + k * k);
-  if (__expf(2 * p[4]) < least_variance) p[4] = 0.5f * __logf(least_variance);
-  __syncwarp();  // all have read what lane 0 writes
-  if (write && lane == 0) {
-    params[size_t(i) * kFields + 4] = p[4];
-    const Box box = prepare_splat(p, splats, more, boxes, i);
-    if constexpr (kTree) {
-      widen(chunks + i / kSplatChunk, box);
-      widen(supers + i / kSuper, box);
-    }
-  }
-}
-
-// Moves every splat by its gradient. Each splat is summed by eight lanes, or in parts by several warps: then the warp
-// that finishes last adds up the parts in their order.
 extern "C" __global__ void __launch_bounds__(kUpdateThreads, 1024 / kUpdateThreads)
     update(const State* state, const float4* schedule, int node, float4* splats, float4* more, Box* boxes,
            float* colors, float* params, float* first, float* second, Box* chunks, Box* supers,
            const int* __restrict__ narrow_items, const int4* __restrict__ wide_items, float* records, int* arrived,
            const float* __restrict__ d_image, int width, int height, const Rates* rates_at) {
-  overlap_launches();
-  const Rates rates = *rates_at;
-  const float4 now = schedule[state->cursor + node];
-  const int narrow = state->narrow, wide = state->wide;
-  const int lane = threadIdx.x & 31, octet = lane >> 3, column = lane & 7;
-  const int jobs = wide + (narrow + 3) / 4;
-  const size_t pixels = size_t(width) * height;
-  const int warps = gridDim.x * (blockDim.x >> 5);
-  for (int job = blockIdx.x * (blockDim.x >> 5) + (threadIdx.x >> 5); job < jobs; job += warps) {
-    const bool is_wide = job < wide;
-    int4 item = make_int4(-1, 0, 1, 0);
-    if (is_wide) {
-      item = wide_items[job];
-    } else {
-      const int n = (job - wide) * 4 + octet;
-      if (n < narrow) item.x = narrow_items[n];
-    }
-    const int i = greatest(item.x, 0);
-    const float4 a = splats[2 * size_t(i)], b = splats[2 * size_t(i) + 1], d = more[i];
-    const float n3 = b.x;
-    Splat<float> s;
-    s.mx = a.x, s.hx = d.x;
-    const Range columns = columns_of(s, 0, width - 1);
-    const int strips = item.x >= 0 && columns.last >= columns.first ? (columns.last - columns.first + 8) / 8 : 0;
-    const int log_columns = item.y >> kColumnsShift, part = item.y & ((1 << kColumnsShift) - 1);
-    const Share share = share_of(is_wide ? 4 * part + octet : 0, is_wide ? 33 - __clz(item.z) : 0, log_columns);
-    const int last_column = strips > 0 ? columns.last : -1;
-    const int turns = warp_most(ceil_shift(strips - share.first, log_columns));
-
-    Moments<float> m = {0, 0, 0, 0, 0};
-    float v_color[4];
-    float* const record = records + size_t(is_wide ? job : kGroups > 1 ? wide + i : 0) * kRecord;
-    for (int group = 0; group < kGroups; ++group) {
-      const float* plane = d_image + group * pixels * kLanes;
-      float color[4] = {b.y, b.z, b.w, 0};
-      if constexpr (!kColorsInside) {
-        const float4 q = reinterpret_cast<const float4*>(colors)[size_t(i) * kGroups + group];
-        color[0] = q.x, color[1] = q.y, color[2] = q.z, color[3] = q.w;
-      }
-      for (int c = 0; c < 4; ++c) v_color[c] = 0;
-      gather(a, n3, d, color, columns.first, last_column, share, turns, plane, width, height, m, v_color);
-      __syncwarp();
-      const int reach = is_wide ? 32 : 8;
-      for (int o = 1; o < reach; o <<= 1)
-        for (int c = 0; c < kActive; ++c) v_color[c] += __shfl_xor_sync(kAll, v_color[c], o);
-      if (kGroups > 1 || item.z > 1) {
-        const float mine = column == 0 ? v_color[0] : column == 1 ? v_color[1] : column == 2 ? v_color[2] : v_color[3];
-        if (column < 4 && item.x >= 0 && (octet == 0 || !is_wide)) record[kGeometry + 4 * group + column] = mine;
-      }
-    }
-    const int reach = is_wide ? 32 : 8;
-    for (int o = 1; o < reach; o <<= 1) {
-      m.x += __shfl_xor_sync(kAll, m.x, o);
-      m.e += __shfl_xor_sync(kAll, m.e, o);
-      m.xx += __shfl_xor_sync(kAll, m.xx, o);
-      m.xe += __shfl_xor_sync(kAll, m.xe, o);
-      m.ee += __shfl_xor_sync(kAll, m.ee, o);
-    }
-    if (item.z > 1) {
-      if (lane == 0) record[0] = m.x, record[1] = m.e, record[2] = m.xx, record[3] = m.xe, record[4] = m.ee;
-      __threadfence();
-      __syncwarp();
-      int before = 0;
-      if (lane == 0) before = atomicAdd(arrived + i, 1);
-      if (__shfl_sync(kAll, before, 0) < item.z - 1) continue;
-      if (lane == 0) arrived[i] = 0;
-      __threadfence();
-      float* const all = records + size_t(item.w) * kRecord;
-      float total = 0;
-      for (int f = lane; f < kRecord; f += 32) {
-        total = 0;
-        for (int part = 0; part < item.z; ++part) total += __ldcg(all + size_t(part) * kRecord + f);
-        if (kGroups > 1) all[f] = total;
-      }
-      __syncwarp();
-      if constexpr (kGroups > 1) {
-        m = {all[0], all[1], all[2], all[3], all[4]};
-      } else {
-        m.x = __shfl_sync(kAll, total, 0), m.e = __shfl_sync(kAll, total, 1), m.xx = __shfl_sync(kAll, total, 2);
-        m.xe = __shfl_sync(kAll, total, 3), m.ee = __shfl_sync(kAll, total, 4);
-        for (int c = 0; c < 4; ++c) v_color[c] = __shfl_sync(kAll, total, kGeometry + c);
-      }
-    }
-    __syncwarp();
-    finish<true>(i, item.x >= 0 && (octet == 0 || !is_wide), d, m, v_color,
-                 item.z > 1 ? records + size_t(item.w) * kRecord : record, splats, more, boxes, colors, params, first,
-                 second, chunks, supers, rates, now);
-  }
+  update_splats<false>(state, schedule, node, splats, more, boxes, colors, params, first, second, chunks, supers,
+                       narrow_items, wide_items, records, arrived, d_image, width, height, rates_at, nullptr);
 }
 
 extern "C" __global__ void advance(State* state, int steps) { state->cursor += steps; }

@@ -11,6 +11,7 @@ import hashlib
 import math
 import os
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from cuda.core import Device, LaunchConfig, ObjectCode, Program, ProgramOptions,
 from numpy.typing import NDArray
 
 from splat2d.config import Loss
-from splat2d.engine import Evaluation, Floats, Optimizer
+from splat2d.engine import Bools, Coding, Evaluation, Floats, Optimizer
 from splat2d.errors import InputError
 
 SUPER = 1024  # splats under one box, see native/cuda/common.cuh
@@ -35,8 +36,10 @@ GRAPH_STEPS = 10
 BATCH_THREADS = 128
 BATCH_SHARED = 48 * 1024  # bytes of shared memory that every GPU grants a block
 BATCH_BYTES = 2**29  # of pictures in one launch
+UNCODED = Coding(0.0, 0.0, 0)  # for steps with frozen splats and no noise
+FROZEN = -1.0  # in place of the second moment of x, see native/cuda/update.cuh
 REPLAN = 50  # steps after which boxes and work items are made anew
-OVERLAPPING = ("render", "update")  # kernels that call overlap_launches()
+OVERLAPPING = ("render", "update", "coded_update")  # kernels that call overlap_launches()
 SCHEDULE = 1000  # steps of one upload
 ROOM = 12  # capacity per splat at first: fits grow about tenfold
 SUMS = slice(24, 56)  # of State in native/cuda/common.cuh
@@ -47,14 +50,24 @@ PINNED = 16 * 2**20  # bytes of page-locked memory for the way back
 _ROUNDING = {"ftz": True, "prec_div": False, "prec_sqrt": False}
 _SOURCES = (
     "gaussian.h",
-    "cuda/inner.h",
-    "cuda/common.cuh",
-    "cuda/step.cuh",
-    "cuda/loss.cuh",
-    "cuda/growth.cuh",
-    "cuda/batch.cuh",
+    "coding.h",
+    *(f"cuda/{name}" for name in ("inner.h", "common.cuh", "update.cuh")),
+    *(f"cuda/{name}.cuh" for name in ("step", "growth", "loss", "ssim", "coded", "batch")),
 )
-_MAIN = "cuda/kernels.cu"
+# The files that are compiled, and their kernels. Every fit takes those of TOGETHER; the others wait until needed.
+KERNELS = {
+    "step": ("prepare", "survey", "plan", "render", "update", "advance", "set_state"),
+    "growth": (
+        *("error_squares", "error_map", "flatten", "segments", "scan_segments", "place"),
+        *("energies", "weakest", "prune_keys", "order_keys", "sort_count", "sort_scan", "sort_scatter", "permute"),
+    ),
+    "loss": ("pack", "unpack", "split", "measure", "total"),
+    "ssim": ("ssim_map", "ssim_gradient"),
+    "coded": ("coded_prepare", "coded_update"),
+    "batch": ("fit_batch",),
+}
+TOGETHER = ("step", "growth", "loss")
+_FILE_OF = {kernel: file for file, kernels in KERNELS.items() for kernel in kernels}
 
 i32, i64, f32, f64, u64 = np.int32, np.int64, np.float32, np.float64, np.uint64
 
@@ -150,34 +163,46 @@ class CudaSession:
             self._d_image = gpu.zeros(planes.bytes)
             self._derivatives = gpu.allocate(4 * 3 * channels * planes.pixels)
             self._map_sums = gpu.allocate(4 * planes.ssim_blocks * channels)
+            gpu.kernel(channels, "ssim_map")  # compiled now, and not while a graph is recorded
             taps = np.exp(-((np.arange(11) - 5.0) ** 2) / (2 * 1.5**2))
             self._window = gpu.upload((taps / taps.sum()).astype(np.float32))
         self._rates = gpu.upload(_rates(optimizer))
         self._schedule = gpu.allocate(16 * SCHEDULE)
         self._map_buffers: tuple[Any, Any, Any] | None = None
         self._splats = _DeviceSplats(gpu, channels, planes, SUPER)
-        self._graphs: dict[int, Any] = {}
+        self._coding_buffer = gpu.allocate(16)
+        self._graphs: dict[tuple[int, bool], Any] = {}
         self._steps = 0
         self._since_plan = 0
         self._settled = False
+        self._drawn: Coding | None = None  # the noise in the derived values, which are those of the next step
+        self._frozen = 0  # splats
 
     @property
     def count(self) -> int:
         return self._splats.count
 
-    def set_splats(self, means: Floats, log_cholesky: Floats, colors: Floats) -> None:
+    def set_splats(self, means: Floats, log_cholesky: Floats, colors: Floats, frozen: Bools | None = None) -> None:
         if colors.shape != (len(means), self._channels) or log_cholesky.shape != (len(means), 3):
             raise ValueError("means, log_cholesky and colors must have the same length, and the target's channels")
+        if frozen is not None and frozen.shape != (len(means),):
+            raise ValueError("frozen must have an entry per splat")
         self._reserve(len(means))
         self._splats.upload(means, log_cholesky, colors)
+        self._frozen = 0 if frozen is None else int(np.count_nonzero(frozen))
+        if frozen is not None and self._frozen:
+            self._splats.freeze(frozen)
         self._steps = 0
         self._settled = False
 
     def get_splats(self) -> tuple[Floats, Floats, Floats]:
         return self._splats.fetch()
 
-    def run(self, rates: Floats) -> float:
-        self._settle()
+    def run(self, rates: Floats, coding: Coding | None = None) -> float:
+        noise = coding if coding is not None and coding.step > 0 else UNCODED if self._frozen else None
+        if noise is not None:
+            self._gpu.copy_in(self._coding_buffer, _coding(noise))
+        self._settle(noise)
         for first in range(0, len(rates), SCHEDULE):
             part = rates[first : first + SCHEDULE]
             self._gpu.copy_in(self._schedule, _schedule(part, self._steps, self._optimizer))
@@ -189,7 +214,7 @@ class CudaSession:
                     self._since_plan = 0
                 block = min(left, REPLAN - self._since_plan)
                 for size in [GRAPH_STEPS] * (block // GRAPH_STEPS) + [1] * (block % GRAPH_STEPS):
-                    self._graph(size).launch(self._gpu.stream)
+                    self._graph(size, noise is not None).launch(self._gpu.stream)
                 self._since_plan += block
                 left -= block
             self._steps += len(part)
@@ -222,10 +247,15 @@ class CudaSession:
     def relocate(self, moved: int, power: float, sigma: float, seed: int) -> None:
         if not 0 <= moved <= self.count:
             raise ValueError("cannot move more splats than there are")
+        moved = min(moved, self.count - self._frozen)
         if moved:
             indices = self._splats.discard_weakest(moved)
             self._settled = False
             self._place(indices, moved, power, sigma, seed)
+        self._settled = False
+
+    def prune(self, energy: float) -> None:
+        self._splats.prune(energy)
         self._settled = False
 
     def sort(self) -> None:
@@ -242,28 +272,31 @@ class CudaSession:
         self._graphs.clear()
         self._settled = False
 
-    def _settle(self) -> None:
-        """Brings boxes and work items up to date after a change from outside."""
-        if not self._settled:
-            self._splats.prepare()
+    def _settle(self, noise: Coding | None = None) -> None:
+        """Brings boxes and work items up to date after a change from outside, as they are drawn with this noise."""
+        if not self._settled or noise != self._drawn:
+            if noise is None:
+                self._splats.prepare()
+            else:
+                self._splats.prepare_coded(self._coding_buffer, self._steps)
             self._splats.survey(plan=True)
             self._since_plan = 0
-            self._settled = True
+            self._settled, self._drawn = True, noise
 
-    def _graph(self, steps: int) -> Any:
-        graph = self._graphs.get(steps)
+    def _graph(self, steps: int, coded: bool = False) -> Any:
+        graph = self._graphs.get((steps, coded))
         if graph is None:
             builder = self._gpu.stream.create_graph_builder()
             builder.begin_building()
             for node in range(steps):
-                self._step(builder, node)
+                self._step(builder, node, coded)
             self._gpu.launch(builder, self._channels, "advance", (1,), 1, self._splats.state, i32(steps))
             builder.end_building()
-            graph = self._graphs[steps] = builder.complete()
+            graph = self._graphs[steps, coded] = builder.complete()
             builder.close()
         return graph
 
-    def _step(self, stream: Any, node: int) -> None:
+    def _step(self, stream: Any, node: int, coded: bool) -> None:
         loss = self._loss
         if loss.ssim > 0:
             self._render(stream, 1.0, 0.0)
@@ -277,7 +310,8 @@ class CudaSession:
             )
         else:
             self._render(stream, loss.l2, 0.5 * loss.l1)
-        self._splats.update(stream, self._schedule, node, self._d_image, self._rates)
+        coding = self._coding_buffer if coded else None
+        self._splats.update(stream, self._schedule, node, self._d_image, self._rates, coding)
 
     def _render(self, stream: Any, l2: float, half_l1: float) -> None:
         self._splats.render(stream, self._target, self._background, self._residual, self._tile_squares, l2, half_l1)
@@ -314,7 +348,10 @@ class CudaSession:
         squares, error, segments = self._map_buffers
         self._render_residual()
         pixels = i64(planes.pixels)
-        most = f32(max(np.float32(1 / (4 * sigma * sigma)), 2 * np.float32(count / planes.pixels)))
+        spread = 1 / (4 * sigma * sigma)  # splats on a pixel that one event may bring
+        most = f32(max(np.float32(spread), 2 * np.float32(count / planes.pixels)))
+        # Half of what is missing, since neighbours share the place; less where they are more than can be spread.
+        share = f32(0.5 / max(count / planes.pixels / spread, 1.0))
         self._reduce("error_squares", self._residual, squares, self._partials, pixels)
         self._reduce(
             *("error_map", squares, error, self._partials),
@@ -328,7 +365,7 @@ class CudaSession:
         gpu.run(
             *(channels, "place", count, 128, splats.state, error, segments, self._residual),
             *(indices, i32(splats.count), i32(count), splats.params, splats.first, splats.second),
-            *(i32(planes.width), i32(planes.height), f32(sigma), u64(seed % 2**64)),
+            *(i32(planes.width), i32(planes.height), f32(sigma), share, u64(seed % 2**64)),
         )
 
 
@@ -384,6 +421,12 @@ class _DeviceSplats:
                 self.gpu.clear(moment, 4 * self.capacity * self.fields)
         self.set_state(len(means))
 
+    def freeze(self, frozen: Bools) -> None:
+        """After upload(): marks the splats that no step may change."""
+        marks = np.zeros((len(frozen), self.fields), np.float32)
+        marks[frozen, 0] = FROZEN
+        self.gpu.copy_in(self.second, marks)
+
     def take(self, other: _DeviceSplats) -> None:
         for mine, old in zip(self._rows(), other._rows(), strict=True):
             self.gpu.copy(mine, old, 4 * other.count * self.fields)
@@ -412,6 +455,12 @@ class _DeviceSplats:
             *(self.splats, self.more, self.boxes, self.colors),
         )
 
+    def prepare_coded(self, coding: Any, step: int) -> None:
+        self.gpu.run(
+            *(self.channels, "coded_prepare", self.count, 128, self.state, self.params, self.second),
+            *(self.splats, self.more, self.boxes, self.colors, coding, i32(step)),
+        )
+
     def survey(self, plan: bool = False) -> None:
         gpu, planes = self.gpu, self.planes
         gpu.run(
@@ -425,13 +474,30 @@ class _DeviceSplats:
             )
 
     def sort(self) -> None:
-        gpu, planes = self.gpu, self.planes
         self.prepare()
-        scale = f32(1 / max(planes.width, planes.height))
+        scale = f32(1 / max(self.planes.width, self.planes.height))
+        self.gpu.run(self.channels, "order_keys", self.count, 128, self.state, self.boxes, self.keys, self.order, scale)
+        self._reorder(KEY_BITS)
+        self.prepare()
+
+    def prune(self, energy: float) -> None:
+        """Drops the splats of less energy that are not frozen. Waits for the device."""
+        gpu = self.gpu
+        if self.count == 0:
+            return
+        self._energies()
+        gpu.run(self.channels, "prune_keys", self.count, 128, self.state, self.keys, self.order, f32(energy))
+        blocks = self._reorder(8)
+        starts = np.empty(blocks + 1, np.int32)  # in the order of (digit, block): of digit 1 after those of digit 0
+        gpu.download(self.places, starts)
+        self.set_state(int(starts[blocks]))
+
+    def _reorder(self, bits: int) -> int:
+        """Sorts (keys, order) by the keys' last bits, and the splats with them; in how many blocks."""
+        gpu = self.gpu
         keys, order, keys2, order2 = self.keys, self.order, self.keys2, self.order2
-        gpu.run(self.channels, "order_keys", self.count, 128, self.state, self.boxes, keys, order, scale)
         blocks = -(-self.count // SORTED)
-        for shift in range(0, KEY_BITS, 8) if blocks else ():
+        for shift in range(0, bits, 8) if blocks else ():
             gpu.launch(
                 gpu.stream, self.channels, "sort_count", (blocks,), 256, self.state, keys, self.places, i32(shift)
             )
@@ -448,14 +514,17 @@ class _DeviceSplats:
                 *(self.state, order, rows, self.sorted),
             )
             gpu.copy(rows, self.sorted, size)
-        self.prepare()
+        return blocks
 
     def discard_weakest(self, count: int) -> Any:
         """Takes the colour from the splats of least energy; their indices on the device."""
-        gpu = self.gpu
-        gpu.run(self.channels, "energies", self.count, 128, self.state, self.params, self.keys)
-        gpu.run(self.channels, "weakest", 1, 1024, self.state, self.keys, self.order, self.params, i32(count))
+        self._energies()
+        self.gpu.run(self.channels, "weakest", 1, 1024, self.state, self.keys, self.order, self.params, i32(count))
         return self.order
+
+    def _energies(self) -> None:
+        """Of every splat, as bits in keys."""
+        self.gpu.run(self.channels, "energies", self.count, 128, self.state, self.params, self.second, self.keys)
 
     def render(
         self, stream: Any, target: Any, background: Any, out: Any, squares: Any, l2: float, half_l1: float
@@ -468,14 +537,16 @@ class _DeviceSplats:
             *(i32(planes.width), i32(planes.height), f32(l2), f32(half_l1)),
         )
 
-    def update(self, stream: Any, schedule: Any, node: int, d_image: Any, rates: Any) -> None:
+    def update(self, stream: Any, schedule: Any, node: int, d_image: Any, rates: Any, coding: Any) -> None:
         planes = self.planes
+        kernel = "update" if coding is None else "coded_update"
         self.gpu.launch(
-            *(stream, self.channels, "update", (self.gpu.update_blocks(self.channels),), UPDATE_THREADS),
+            *(stream, self.channels, kernel, (self.gpu.update_blocks(self.channels, kernel),), UPDATE_THREADS),
             *(self.state, schedule, i32(node), self.splats, self.more, self.boxes, self.colors),
             *(self.params, self.first, self.second),
             *(self.chunks, self.supers, self.narrow, self.wide, self.records, self.arrived, d_image),
             *(i32(planes.width), i32(planes.height), rates),
+            *(() if coding is None else (coding,)),
         )
 
     def _rows(self) -> list[Any]:
@@ -493,7 +564,7 @@ class _Gpu:
         self._overlaps = tuple(self.device.compute_capability) >= (9, 0)
         self.processors = int(self.device.properties.multiprocessor_count)
         self._pinned: NDArray[np.uint8] | None = None
-        self._modules: dict[int, ObjectCode] = {}
+        self._modules: dict[tuple[int, str], ObjectCode] = {}
         self._kernels: dict[tuple[int, str], Any] = {}
         self._configs: dict[tuple[tuple[int, ...], int, bool], LaunchConfig] = {}
 
@@ -513,14 +584,17 @@ class _Gpu:
     def kernel(self, channels: int, name: str) -> Any:
         kernel = self._kernels.get((channels, name))
         if kernel is None:
-            if channels not in self._modules:
-                self._modules[channels] = ObjectCode.from_cubin(cubin(channels, self.arch))
-            kernel = self._kernels[channels, name] = self._modules[channels].get_kernel(name)
+            file = _FILE_OF[name]
+            if (channels, file) not in self._modules:
+                files = TOGETHER if file in TOGETHER else (file,)
+                for each, code in zip(files, cubins(channels, self.arch, files), strict=True):
+                    self._modules[channels, each] = ObjectCode.from_cubin(code)
+            kernel = self._kernels[channels, name] = self._modules[channels, file].get_kernel(name)
         return kernel
 
-    def update_blocks(self, channels: int) -> int:
-        """Blocks of update(): so many as run at once, UPDATE_WAVES times."""
-        resident = self.kernel(channels, "update").occupancy.max_active_blocks_per_multiprocessor(UPDATE_THREADS, 0)
+    def update_blocks(self, channels: int, kernel: str) -> int:
+        """Blocks of update() or coded_update(): so many as run at once, UPDATE_WAVES times."""
+        resident = self.kernel(channels, kernel).occupancy.max_active_blocks_per_multiprocessor(UPDATE_THREADS, 0)
         return UPDATE_WAVES * self.processors * int(resident)
 
     def allocate(self, size: int) -> Any:
@@ -587,12 +661,18 @@ def _gpu() -> _Gpu:
         raise InputError(f"cuda: no GPU can be used here ({_first_line(error)}); use --device cpu") from None
 
 
-def cubin(channels: int, arch: str) -> bytes:
-    """The kernels for pictures of so many channels, from the cache or compiled."""
+def cubins(channels: int, arch: str, files: tuple[str, ...]) -> list[bytes]:
+    """The kernels of these files for pictures of so many channels, from the cache or compiled, all at a time."""
+    with ThreadPoolExecutor(len(files)) as pool:
+        return list(pool.map(lambda file: cubin(channels, arch, file), files))
+
+
+def cubin(channels: int, arch: str, file: str) -> bytes:
+    """The kernels of one file of KERNELS for pictures of so many channels, from the cache or compiled."""
     sources = _source_folder()
     version = "{1}.{2}".format(*nvrtc.nvrtcVersion())
-    digest = hashlib.sha256(f"{channels} {arch} {version}".encode())
-    for name in (*_SOURCES, _MAIN):
+    digest = hashlib.sha256(f"{file} {channels} {arch} {version}".encode())
+    for name in _SOURCES:
         digest.update((sources / name).read_bytes())
     cached = _cache_folder() / f"{arch}-{digest.hexdigest()[:32]}.cubin"
     try:
@@ -606,7 +686,7 @@ def cubin(channels: int, arch: str) -> bytes:
         define_macro=("CHANNELS", str(channels)),
         **_ROUNDING,
     )
-    program = Program(f'#include "{_MAIN}"\n', "c++", options)
+    program = Program(f'#include "cuda/{file}.cuh"\n', "c++", options)
     code = bytes(program.compile("cubin").code)
     try:
         cached.parent.mkdir(parents=True, exist_ok=True)
@@ -636,16 +716,22 @@ def _cache_folder() -> Path:
 
 
 def _schedule(rates: Floats, done: int, optimizer: Optimizer) -> Floats:
-    """Per step the factor of the learning rates and Adam's two corrections, after so many steps done. [steps, 4]"""
+    """Per step the factor of the learning rates, Adam's two corrections and the steps done. [steps, 4]"""
     t = done + 1 + np.arange(len(rates), dtype=np.float64)
     corrections = [1 / (1 - beta**t) for beta in (optimizer.beta1, optimizer.beta2)]
-    return np.stack([rates, *corrections, 0 * t], axis=1).astype(np.float32)
+    return np.stack([rates, *corrections, t - 1], axis=1).astype(np.float32)
 
 
 def _rates(o: Optimizer) -> Floats:
     """As the struct Rates of native/cuda/step.cuh."""
     rates = [o.mean_rate, o.diagonal_rate, o.shear_rate, o.color_rate, o.beta1, o.beta2, o.log_min, o.log_max]
     return np.array(rates, np.float32)
+
+
+def _coding(coding: Coding) -> NDArray[Any]:
+    """As the struct Coding of native/coding.h."""
+    layout = [("step", np.float32), ("penalty", np.float32), ("seed", np.uint64)]
+    return np.array([(coding.step, coding.penalty, coding.seed % 2**64)], layout)
 
 
 def _batch_memory(shape: tuple[int, ...], count: int) -> int:
