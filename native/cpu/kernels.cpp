@@ -2,6 +2,7 @@
 // It must not instantiate inline functions of the standard library: the linker would merge the copies of different
 // instruction sets, and an old machine would then run new instructions.
 #include "kernels.h"
+#include "../ssim.h"
 
 #ifndef SPLAT2D_SET
 #define SPLAT2D_SET portable
@@ -442,8 +443,6 @@ struct Window {
   }
 };
 
-constexpr float kC1 = 0.01f * 0.01f, kC2 = 0.03f * 0.03f;
-
 // The 11 taps written out, so that the loop over the pixels is the one that is vectorised.
 template <class At> inline float taps(const Window& w, At at) {
   return w.tap[0] * (at(0) + at(10)) + w.tap[1] * (at(1) + at(9)) + w.tap[2] * (at(2) + at(8)) +
@@ -463,29 +462,14 @@ void blur_rows(const Window& window, const RingRows& rows, float* __restrict__ o
   for (int x = 0; x < n; ++x) out[x] = taps(window, [&](int k) { return rows.row[k][x]; });
 }
 
-// One row of the SSIM map and its derivatives by the window's sums. Pictures are given relative to `center`, near their
-// mean: variances are small differences of squares, which would drown in the rounding of a bright picture.
-// a, b, squares, product: sums of the window over a, b, a^2 + b^2, a b; mass: of the window along x.
+// One row of the SSIM map and its derivatives, see ssim_pixel(). mass: of the window along x.
 void ssim_row(const float* __restrict__ a, const float* __restrict__ b, const float* __restrict__ squares,
               const float* __restrict__ product, const float* __restrict__ mass, float row_mass, float center, int n,
               float* __restrict__ value, float* __restrict__ d_a, float* __restrict__ d_squares,
               float* __restrict__ d_product) {
   for (int x = 0; x < n; ++x) {
-    const float inverse = 1.0f / (mass[x] * row_mass);
-    const float ma = a[x] * inverse, mb = b[x] * inverse;
-    // Rounding must not leave |2 cov| <= var + var, which keeps the map within [-1, 1].
-    const float variances = greatest(squares[x] * inverse - ma * ma - mb * mb, 0.0f);
-    const float covariance = clamp(product[x] * inverse - ma * mb, -0.5f * variances, 0.5f * variances);
-    const float mean_a = ma + center, mean_b = mb + center;
-    const float light = 2 * mean_a * mean_b + kC1, texture = 2 * covariance + kC2;
-    const float b1 = 1.0f / (mean_a * mean_a + mean_b * mean_b + kC1), b2 = 1.0f / (variances + kC2);
-    const float ssim = light * texture * b1 * b2;
-    const float by_product = 2 * light * b1 * b2, by_squares = -ssim * b2;
-    const float by_mean = 2 * mean_b * texture * b1 * b2 - 2 * mean_a * ssim * b1;
-    value[x] = ssim;
-    d_a[x] = inverse * (by_mean - 2 * ma * by_squares - mb * by_product);
-    d_squares[x] = inverse * by_squares;
-    d_product[x] = inverse * by_product;
+    const SsimPixel s = ssim_pixel(a[x], b[x], squares[x], product[x], mass[x] * row_mass, center);
+    value[x] = s.value, d_a[x] = s.by_a, d_squares[x] = s.by_squares, d_product[x] = s.by_product;
   }
 }
 

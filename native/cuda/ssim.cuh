@@ -1,6 +1,7 @@
 // SSIM (Wang et al. 2004) with its gradient: 11 taps of sigma 1.5, windows cut at the border and renormalised.
 #pragma once
 
+#include "../ssim.h"
 #include "common.cuh"
 
 namespace splat2d {
@@ -8,7 +9,6 @@ namespace splat2d {
 constexpr int kWindow = 11, kHalf = kWindow / 2;
 constexpr int kBlockX = 32, kBlockY = 16;                                // pixels of a block
 constexpr int kWide = kBlockX + 2 * kHalf, kTall = kBlockY + 2 * kHalf;  // with the reach of the window
-constexpr float kC1 = 0.01f * 0.01f, kC2 = 0.03f * 0.03f;
 
 struct Window {
   float tap[kWindow];
@@ -73,21 +73,12 @@ extern "C" __global__ void __launch_bounds__(256)
     if (x >= width || y >= height) continue;
     float m[4];
     blur_down(rows, w, lx, ly, m);
-    const float inverse = 1.0f / (inside(w, x, width) * inside(w, y, height));
-    const float ma = m[0] * inverse, mb = m[1] * inverse;
-    const float variances = greatest(m[2] * inverse - ma * ma - mb * mb, 0.0f);
-    const float covariance = clamp(m[3] * inverse - ma * mb, -0.5f * variances, 0.5f * variances);
-    const float mean_a = ma + center, mean_b = mb + center;
-    const float light = 2 * mean_a * mean_b + kC1, texture = 2 * covariance + kC2;
-    const float b1 = 1.0f / (mean_a * mean_a + mean_b * mean_b + kC1), b2 = 1.0f / (variances + kC2);
-    const float ssim = light * texture * b1 * b2;
-    const float by_product = 2 * light * b1 * b2, by_squares = -ssim * b2;
-    const float by_mean = 2 * mean_b * texture * b1 * b2 - 2 * mean_a * ssim * b1;
-    map_sum += ssim;
+    const SsimPixel s = ssim_pixel(m[0], m[1], m[2], m[3], inside(w, x, width) * inside(w, y, height), center);
+    map_sum += s.value;
     float* out = derivatives + c * pixels + size_t(y) * width + x;
-    out[0] = inverse * (by_mean - 2 * ma * by_squares - mb * by_product);
-    out[CHANNELS * pixels] = inverse * by_squares;
-    out[2 * CHANNELS * pixels] = inverse * by_product;
+    out[0] = s.by_a;
+    out[CHANNELS * pixels] = s.by_squares;
+    out[2 * CHANNELS * pixels] = s.by_product;
   }
   map_sum = block_sum(map_sum);
   if (threadIdx.x == 0) map_sums[(size_t(c) * gridDim.y + blockIdx.y) * gridDim.x + blockIdx.x] = map_sum;

@@ -49,8 +49,7 @@ PINNED = 16 * 2**20  # bytes of page-locked memory for the way back
 # Divisions and roots to an ulp or two, no denormals: far below what float32 sums over a picture lose anyway.
 _ROUNDING = {"ftz": True, "prec_div": False, "prec_sqrt": False}
 _SOURCES = (
-    "gaussian.h",
-    "coding.h",
+    *(f"{name}.h" for name in ("gaussian", "coding", "ssim")),
     *(f"cuda/{name}" for name in ("inner.h", "common.cuh", "update.cuh")),
     *(f"cuda/{name}.cuh" for name in ("step", "growth", "loss", "ssim", "coded", "batch")),
 )
