@@ -6,14 +6,17 @@ Another profile would take the place of the first two; the container, its limits
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
 from splat2d import _cpu
 from splat2d.codec import container
-from splat2d.codec.container import Container, Header, Metadata, Packet
+from splat2d.codec.container import Container, Header, Packet
+from splat2d.codec.container import Metadata as Metadata  # part of the interface
 from splat2d.codec.quantizer import QUALITY_INDICES, Lattice, Quantized, dequantize, quantize, step_of, transform
 from splat2d.errors import FormatError, InputError
 from splat2d.splats import Splats
@@ -30,6 +33,8 @@ PACKETS_FROM = 512
 
 # A picture may take so many evaluations of a splat at a pixel: EVALUATIONS_PER_PIXEL * pixels + FEW_EVALUATIONS.
 EVALUATIONS_PER_PIXEL, FEW_EVALUATIONS = 1024, 1 << 24
+
+_LIMITS = np.array([[-20, -1e9, -20], [20, 1e9, 20]], np.float32)  # of a, b, c, as docs/conventions.md has them
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +53,8 @@ def encode(splats: Splats, *, quality: float | None = None, metadata: Metadata |
     any others it follows from their energy, and costs a fit that knew nothing of the codec some tenths of a dB.
     Encoding decoded splats again at the same quality gives the same splats. Splats too faint to count are left out.
     """
+    # Beyond these limits no kernel tells splats apart.
+    splats = replace(splats, log_cholesky=np.clip(splats.log_cholesky, *_LIMITS))
     try:
         index = default_index(splats) if quality is None else quality_index(quality)
         return write(quantize(splats, index)[0], splats.background, metadata)
@@ -86,7 +93,8 @@ def read(data: bytes, *, partial: bool = False) -> Contents:
     background = np.array(header.background, np.float32)
     splats = dequantize(Quantized(indices, header.quality_index, lattice), background)
     _check_footprint(splats)
-    return Contents(splats, parts, tuple(bits.tolist()))
+    cells, refinement, shape, colour = bits.tolist()
+    return Contents(splats, parts, (cells, refinement, shape, colour))
 
 
 def write(quantized: Quantized, background: NDArray[np.float32], metadata: Metadata | None = None) -> bytes:
@@ -138,9 +146,9 @@ def default_index(splats: Splats) -> int:
     found = _index_that_keeps(splats, v)
     if found is not None:
         return found
-    energy = float(np.median(np.linalg.norm(v, axis=1)))
-    index = DEFAULT_INDEX - DEFAULT_SLOPE * np.log2(max(energy, np.finfo(np.float32).tiny))
-    return int(np.clip(round(index), quality_index(0), quality_index(100)))
+    energy = max(float(np.median(np.linalg.norm(v, axis=1))), 1e-9)
+    index = round(DEFAULT_INDEX - DEFAULT_SLOPE * math.log2(energy))
+    return max(quality_index(0), min(index, quality_index(100)))
 
 
 def packet_counts(count: int) -> list[int]:
@@ -148,7 +156,26 @@ def packet_counts(count: int) -> list[int]:
     if count < PACKETS_FROM:
         return [count]
     ends = [0, *(int(share * count) for share in PACKET_SHARES)]
-    return np.diff(ends).tolist()
+    return [end - start for start, end in pairwise(ends)]
+
+
+def footprint(splats: Splats) -> float:
+    """A bound from above on the pixels that all splats cover within the canvas.
+
+    Of each splat those of the box around its ellipse, or the area of the ellipse and a pixel more for every row and
+    column of that box, whichever is less.
+    """
+    a, b, c = splats.log_cholesky.astype(np.float64).T
+    reach = np.sqrt(2 * _cpu.CUTOFF)
+    sides = []
+    for center, half, size in (
+        (splats.means[:, 0], reach * np.exp(a), splats.width),
+        (splats.means[:, 1], reach * np.hypot(b, np.exp(c)), splats.height),
+    ):
+        sides.append(np.clip(center + half, 0, size) - np.clip(center - half, 0, size))
+    columns, rows = sides
+    area = np.pi * reach**2 * np.exp(a + c)
+    return float(np.minimum((columns + 1) * (rows + 1), area + columns + rows + 1).sum())
 
 
 def _geometry(lattice: Lattice) -> dict[str, int]:
@@ -163,8 +190,8 @@ def _geometry(lattice: Lattice) -> dict[str, int]:
 def _scaled_colors(splats: Splats) -> NDArray[np.float64]:
     """v of the splats, before it is rounded. [N, C]"""
     a, _, c = splats.log_cholesky.astype(np.float64).T
-    with np.errstate(over="ignore"):
-        return np.exp((a + c) / 2)[:, None] * (splats.colors.astype(np.float64) @ transform(splats.channels).T)
+    v: NDArray[np.float64] = np.exp((a + c) / 2)[:, None] * (splats.colors @ transform(splats.channels).T)
+    return v
 
 
 def _index_that_keeps(splats: Splats, v: NDArray[np.float64]) -> int | None:
@@ -185,21 +212,8 @@ def _same(one: Splats, other: Splats) -> bool:
 
 
 def _check_footprint(splats: Splats) -> None:
-    """Raises FormatError where drawing would take longer than any picture does.
-
-    Bounds the pixels of each splat from above: those of the box around its ellipse, or the area of the ellipse and one
-    more pixel for every row and column, whichever is less.
-    """
-    a, b, c = splats.log_cholesky.astype(np.float64).T
-    reach = np.sqrt(2 * _cpu.CUTOFF)
-    sides = []
-    for center, half, size in (
-        (splats.means[:, 0], reach * np.exp(a), splats.width),
-        (splats.means[:, 1], reach * np.hypot(b, np.exp(c)), splats.height),
-    ):
-        sides.append(np.clip(center + half, 0, size) - np.clip(center - half, 0, size))
-    columns, rows = sides
-    pixels = np.minimum((columns + 1) * (rows + 1), np.pi * reach**2 * np.exp(a + c) + columns + rows + 1)
+    """Raises FormatError where drawing would take longer than any picture does."""
     allowed = EVALUATIONS_PER_PIXEL * splats.width * splats.height + FEW_EVALUATIONS
-    if pixels.sum() > allowed:
-        raise FormatError(f"its splats cover {pixels.sum():.3g} pixels in all; {allowed:.3g} are allowed")
+    found = footprint(splats)
+    if found > allowed:
+        raise FormatError(f"its splats cover {found:.3g} pixels in all, {allowed:.3g} are allowed")

@@ -27,8 +27,10 @@ MOST_PIXELS = 1 << 28
 MOST_CHANNELS = 255
 LEAST_CELL, MOST_CELL = -4, 12  # exponents of the cell
 MOST_MARGIN = 1024  # cells
+MOST_CELLS = 1 << 17  # on a side, margins included
 MOST_PACKETS = 16
-SPLATS_PER_PIXEL, SPLATS_PER_BYTE, FEW_SPLATS = 4, 2, 1024  # at most a * pixels, b * bytes of payload, each + FEW_SPLATS
+SPLATS_PER_PIXEL, SPLATS_PER_BYTE = 4, 2  # at most; bytes of payload
+FEW_SPLATS = 1024  # more than by either rule
 MOST_KEY = 79  # bytes of the key of a text
 
 _FIXED = struct.Struct("<8sBBBBBBbHH")
@@ -66,6 +68,9 @@ class Header:
             raise FormatError(f"the cell exponent must be {LEAST_CELL} to {MOST_CELL}, got {self.cell_exponent}")
         if not 0 <= self.margin <= MOST_MARGIN:
             raise FormatError(f"the margin must be 0 to {MOST_MARGIN} cells, got {self.margin}")
+        most_cells = -(-max(self.width, self.height) * 16 >> 4 + self.cell_exponent) + 2 * self.margin
+        if most_cells > MOST_CELLS:
+            raise FormatError(f"{most_cells} cells on a side are more than the {MOST_CELLS} allowed")
         if self.profile not in PROFILES:
             raise FormatError(f"has profile {self.profile}, which this version does not know; update splat2d")
         if self.color_space not in (SRGB, PLAIN):
@@ -93,6 +98,16 @@ class Metadata:
     text: dict[str, str] = field(default_factory=dict)  # keys of 1 to 79 bytes of UTF-8
     exif: bytes = b""  # a TIFF structure, with or without the leading "Exif\0\0"
     icc: bytes = b""  # a colour profile; without one the picture is sRGB
+
+    def __post_init__(self) -> None:
+        for key, value in self.text.items():
+            try:
+                size = len(key.encode())
+                value.encode()
+            except UnicodeEncodeError:
+                raise FormatError("a text of the metadata cannot be written as UTF-8") from None
+            if not 1 <= size <= MOST_KEY or "\0" in key:
+                raise FormatError(f"the key of a text must have 1 to {MOST_KEY} bytes, none of them 0, got {key!r}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -317,8 +332,8 @@ def _read_metadata(chunks: Sequence[Chunk]) -> Metadata:
 
 def _read_text(body: bytes) -> tuple[str, str]:
     key, separator, value = body.partition(b"\0")
-    if not 1 <= len(key) <= MOST_KEY or not separator:
-        raise FormatError(f"holds a text whose key has not 1 to {MOST_KEY} bytes")
+    if not separator:
+        raise FormatError("holds a text without a key")
     try:
         return key.decode(), value.decode()
     except UnicodeDecodeError:
