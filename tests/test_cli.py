@@ -86,6 +86,76 @@ def test_photo_through_fit_info_render_compare(photo: Path, capsys: pytest.Captu
     assert photo.read_bytes() == original
 
 
+def test_photo_through_encode_decode_info_compare(photo: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    splats, small = photo.with_suffix(".npz"), photo.with_suffix(".s2d")
+    fit = run_json(capsys, "fit", photo, *FAST)
+    encoded = run_json(capsys, "encode", splats)
+    assert encoded["output"] == str(small) and encoded["bytes"] == small.stat().st_size < splats.stat().st_size / 4
+    assert encoded["splats"] + encoded["left_out"] == 60
+    assert encoded["bpp"] == pytest.approx(8 * encoded["bytes"] / (80 * 96))
+
+    info = run_json(capsys, "info", small)
+    assert (info["kind"], info["splats"], info["bytes"]) == ("splats", encoded["splats"], encoded["bytes"])
+    assert sum(info["coding"]["bits"].values()) == 8 * info["bytes"]
+    assert info["coding"]["quality"] == encoded["quality"]
+    assert sum(chunk["splats"] for chunk in info["coding"]["chunks"]) == encoded["splats"]
+    assert main(encoded["next"].split()[1:]) == 0
+    text = capsys.readouterr().out
+    for part in ("positions", "refinement", "shape", "colour", "overhead", "per splat", "of the file", "packets"):
+        assert part in text
+
+    compared = run_json(capsys, "compare", photo, small)
+    assert fit["psnr"] - 1.5 < compared["psnr"] < fit["psnr"] + 0.1
+    assert (compared["bytes"], compared["bpp"]) == (encoded["bytes"], encoded["bpp"])
+
+    again, shown = photo.with_name("again.npz"), photo.with_name("shown.png")
+    assert main(["decode", str(small), "-o", str(again), "-o", str(shown)]) == 0
+    assert f"{again}: {again.stat().st_size} bytes" in capsys.readouterr().out
+    assert run_json(capsys, "compare", photo, again)["psnr"] == pytest.approx(compared["psnr"], abs=1e-6)
+    assert main(["render", str(small), "-o", str(photo.with_name("drawn.png"))]) == 0
+    assert photo.with_name("drawn.png").read_bytes() == shown.read_bytes()
+
+    capsys.readouterr()
+    finer = run_json(capsys, "encode", splats, "--quality", 95, "-o", photo.with_name("finer.s2d"))
+    assert finer["quality"] == pytest.approx(95, abs=0.5) and finer["bytes"] > encoded["bytes"]
+    coarser = run_json(capsys, "encode", photo.with_name("finer.s2d"), "--quality", 5, "-o", photo.with_name("c.s2d"))
+    assert coarser["bytes"] < encoded["bytes"]
+
+
+def test_fit_to_s2d_is_judged_by_the_file(photo: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    small, shown = photo.with_name("a.s2d"), photo.with_name("shown.png")
+    fit = run_json(capsys, "fit", photo, "-o", small, "-o", shown, *FAST)
+    assert fit["bytes"] == small.stat().st_size
+    assert run_json(capsys, "compare", photo, small)["psnr"] == pytest.approx(fit["psnr"], abs=1e-6)
+    assert run_json(capsys, "compare", photo, shown)["psnr"] == pytest.approx(fit["psnr"], abs=0.1)
+    assert fit["splats"] == run_json(capsys, "info", small)["splats"]
+
+
+def test_decode_of_a_file_whose_end_is_missing(photo: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["fit", str(photo), "-o", str(photo.with_name("a.s2d")), "--splats", "600", "--steps", "40"]) == 0
+    cut = photo.with_name("cut.s2d")
+    cut.write_bytes(photo.with_name("a.s2d").read_bytes()[:-100])
+    capsys.readouterr()
+    assert main(["decode", str(cut), "--partial"]) == 0
+    out, err = capsys.readouterr()
+    assert "cut.npz" in out
+    assert re.search(r"warning: .*cut\.s2d ends early; it holds \d+ of \d+ splats", err)
+    assert 0 < len(splat2d.load(photo.with_name("cut.npz"))) < 600
+
+
+def test_metadata_of_a_file(photo: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    splats = splat2d.Splats([[4, 3]], [[1, 0, 1]], [[1]], 8, 6, [0])
+    metadata = splat2d.Metadata({"a": "x\x1b[31m"}, exif=b"MM\0*")
+    photo.with_name("a.s2d").write_bytes(splat2d.encode(splats, metadata=metadata))
+    assert main(["encode", str(photo.with_name("a.s2d")), "-o", str(photo.with_name("b.s2d"))]) == 0
+    assert splat2d.read_metadata(photo.with_name("b.s2d").read_bytes()) == metadata
+    capsys.readouterr()
+    assert main(["info", str(photo.with_name("b.s2d"))]) == 0
+    out = capsys.readouterr().out
+    assert "\x1b" not in out and r"'x\x1b[31m'" in out and "chunk e" in out
+    assert run_json(capsys, "info", photo.with_name("b.s2d"))["coding"]["text"] == metadata.text
+
+
 @pytest.mark.parametrize("size, shape", [(["--width", "40"], (48, 40)), (["--height", "192"], (192, 160))])
 def test_render_keeps_the_aspect(size: list[str], shape: tuple[int, int], photo: Path) -> None:
     splats, out = photo.with_suffix(".npz"), photo.with_name("out.png")
@@ -208,10 +278,19 @@ def _array_beside(folder: Path) -> list[str]:
     return ["fit", str(folder / "photo.png"), *FAST]
 
 
-def _render(*options: str) -> Make:
+def _s2d(command: str, *options: str, cut: int | None = None) -> Make:
+    def make(folder: Path) -> list[str]:
+        data = splat2d.encode(splat2d.Splats([[4, 3]], [[1, 0, 1]], [[1]], 8, 6, [0]))
+        (folder / "a.s2d").write_bytes(data[:cut])
+        return [command, str(folder / "a.s2d"), *(option.format(folder=folder) for option in options)]
+
+    return make
+
+
+def _render(*options: str, command: str = "render") -> Make:
     def make(folder: Path) -> list[str]:
         assert main(["fit", str(folder / "photo.png"), *FAST, "--quiet"]) == 0
-        return ["render", str(folder / "photo.npz"), *(option.format(folder=folder) for option in options)]
+        return [command, str(folder / "photo.npz"), *(option.format(folder=folder) for option in options)]
 
     return make
 
@@ -265,6 +344,17 @@ BAD: dict[str, tuple[Make, str]] = {
     "render of no size": (_render("-o", "{folder}/a.png", "--width", "0"), "width"),
     "render beyond memory": (_render("-o", "{folder}/a.png", "--scale", "1e6"), "smaller"),
     "render off the canvas": (_render("-o", "{folder}/a.png", "--crop", "900", "0", "9", "9"), "outside"),
+    "info on a cut .s2d": (_s2d("info", cut=-1), "a.s2d: ends after"),
+    "render a cut .s2d": (_s2d("render", "-o", "{folder}/out.png", cut=-1), "a.s2d: ends after"),
+    "decode a cut .s2d": (_s2d("decode", cut=-1), "a.s2d: ends after"),
+    "decode half a header": (_s2d("decode", "--partial", cut=12), "a.s2d: ends after"),
+    "decode what is no .s2d": (_render("-o", "{folder}/out.npz", command="decode"), "decode reads .s2d"),
+    "decode over its input": (_s2d("decode", "-o", "{folder}/a.s2d"), "never overwritten"),
+    "decode to another suffix": (_s2d("decode", "-o", "{folder}/a.xyz"), ".xyz"),
+    "encode to another suffix": (_s2d("encode", "-o", "{folder}/a.npz"), "encode writes .s2d"),
+    "encode over its input": (_s2d("encode"), "never overwritten"),
+    "encode without quality": (_s2d("encode", "-o", "{folder}/b.s2d", "--quality", "101"), "quality must be 0 to 100"),
+    "encode a picture": (lambda f: ["encode", str(f / "photo.png"), "-o", str(f / "a.s2d")], "splats have no format"),
     "demo in a file": (lambda folder: ["demo", "-o", str(folder / "photo.png")], "photo.png"),
     "bench without splats": (lambda folder: ["bench", str(folder / "photo.png"), "--splats", "0"], "splats"),
 }

@@ -14,7 +14,7 @@ ROOT = Path(splat2d.__file__).parent
 # A folder is one unit: engine stands for engine/__init__.py and everything beside it.
 EVERYTHING = {
     *("errors", "config", "splats", "atomic", "images", "storage", "files", "metrics", "inspection", "engine"),
-    *("rendering", "seeding", "fitting", "batch", "scene", "demo", "bench", "codec", "__init__"),
+    *("rendering", "seeding", "fitting", "batch", "scene", "demo", "bench", "codec", "pillow", "__init__"),
 }
 MAY_IMPORT = {
     "errors": set(),
@@ -22,10 +22,10 @@ MAY_IMPORT = {
     "splats": {"errors"},
     "atomic": {"errors"},
     "images": {"errors", "atomic"},
-    "storage": {"errors", "atomic", "splats"},
-    "files": {"errors", "atomic", "splats", "images", "storage"},
+    "storage": {"errors", "atomic", "splats", "codec"},
+    "files": {"errors", "atomic", "splats", "codec", "images", "storage"},
     "metrics": {"errors", "_cpu"},
-    "inspection": {"errors", "metrics", "splats"},
+    "inspection": {"errors", "metrics", "splats", "codec"},
     "engine": {"errors", "config", "_cpu"},
     "rendering": {"errors", "config", "splats", "engine"},
     "seeding": {"splats", "_cpu"},
@@ -33,6 +33,7 @@ MAY_IMPORT = {
     "batch": {"errors", "config", "splats", "engine", "seeding", "fitting", "_cpu"},
     "scene": set(),
     "codec": {"errors", "splats", "_cpu"},
+    "pillow": {"errors", "codec", "fitting", "images", "rendering"},
     "demo": {"splats", "rendering"},
     "bench": {"config", "splats", "engine", "_cpu"},
     "cli": EVERYTHING,
@@ -43,7 +44,7 @@ MAY_IMPORT = {
 # numpy may be used by any module but these, which have to load quickly.
 WITHOUT_NUMPY = {"__init__", "__main__", "errors", "config", "atomic"}
 THIRD_PARTIES = {
-    "PIL": {"images", "scene", "demo"},
+    "PIL": {"images", "pillow", "scene", "demo"},
     "OpenImageIO": {"images"},
     "tyro": {"cli"},
     "rich": {"cli"},

@@ -58,9 +58,9 @@ def test_same_splats_give_the_same_bytes(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["a.s3d", "a", "a.png"])
 def test_unknown_suffix_names_the_known_ones(tmp_path: Path, name: str) -> None:
-    with pytest.raises(InputError, match=r"known: \.npz"):
+    with pytest.raises(InputError, match=r"known: \.npz \.s2d"):
         save(tmp_path / name, some_splats())
-    assert "known: .npz" in refusal(tmp_path / name)
+    assert "known: .npz .s2d" in refusal(tmp_path / name)
     assert not list(tmp_path.iterdir())
 
 

@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from splat2d.batch import BatchResult, fit_batch
+    from splat2d.codec import Metadata, decode, encode, read_metadata
     from splat2d.config import FitConfig, Loss
-    from splat2d.errors import InputError
+    from splat2d.errors import FormatError, InputError
     from splat2d.fitting import FitResult, Progress, fit, fit_steps
     from splat2d.images import load_image, save_image
     from splat2d.metrics import psnr, ssim
+    from splat2d.pillow import register_pillow
     from splat2d.rendering import render
     from splat2d.splats import Splats
     from splat2d.storage import load, save
@@ -25,16 +27,22 @@ _HOME = {
     "BatchResult": "batch",
     "FitConfig": "config",
     "FitResult": "fitting",
+    "FormatError": "errors",
     "InputError": "errors",
     "Loss": "config",
+    "Metadata": "codec",
     "Progress": "fitting",
     "Splats": "splats",
+    "decode": "codec",
+    "encode": "codec",
     "fit": "fitting",
     "fit_batch": "batch",
     "fit_steps": "fitting",
     "load": "storage",
     "load_image": "images",
     "psnr": "metrics",
+    "read_metadata": "codec",
+    "register_pillow": "pillow",
     "render": "rendering",
     "save": "storage",
     "save_image": "images",
@@ -45,16 +53,22 @@ __all__ = [
     "BatchResult",
     "FitConfig",
     "FitResult",
+    "FormatError",
     "InputError",
     "Loss",
+    "Metadata",
     "Progress",
     "Splats",
+    "decode",
+    "encode",
     "fit",
     "fit_batch",
     "fit_steps",
     "load",
     "load_image",
     "psnr",
+    "read_metadata",
+    "register_pillow",
     "render",
     "save",
     "save_image",

@@ -25,6 +25,7 @@ from splat2d.errors import InputError
 
 if TYPE_CHECKING:
     from splat2d.fitting import Progress
+    from splat2d.inspection import CodingInfo
 
 OK, USER_ERROR, INTERRUPTED = 0, 1, 130  # tyro exits with 2 where the command line itself cannot be understood
 
@@ -59,8 +60,8 @@ class Fit:
     photo: Positional[Annotated[Path, arg(metavar="PHOTO", help_behavior_hint="")]]
     """The picture to fit. It is never overwritten."""
     outputs: Outputs = ()
-    """Where to write; repeatable. The suffix decides: .npz takes the splats, .png, .jpg and other pictures take what
-    the splats show. Unless given: PHOTO with the suffix .npz."""
+    """Where to write; repeatable. The suffix decides: .npz takes the splats as they are, .s2d takes them small, .png,
+    .jpg and other pictures take what the splats show. Unless given: PHOTO with the suffix .npz."""
     splats: Count = None
     """Budget: this many splats."""
     psnr: Annotated[float | None, arg(metavar="DB", help_behavior_hint="")] = None
@@ -76,9 +77,9 @@ class Fit:
     device: OnDevice = "auto"
     threads: Threads = None
     json: Json = False
-    """Print one JSON object instead of text: splats, width, height, channels, psnr (dB, null where infinite), ssim,
-    bytes and bpp (bits per pixel) of the splat file (null without one), steps, seconds, device, interrupted, outputs
-    (path and bytes of each), next (a command to try)."""
+    """Print one JSON object instead of text: splats, width, height, channels, psnr (dB, null where infinite; of what
+    the splat file shows), ssim, bytes and bpp (bits per pixel) of the splat file (null without one), steps, seconds,
+    device, interrupted, outputs (path and bytes of each), next (a command to try)."""
     quiet: Quiet = False
 
 
@@ -103,6 +104,37 @@ class Render:
 
 
 @dataclass(frozen=True)
+class Encode:
+    """Write splats as a small .s2d file."""
+
+    file: Positional[Annotated[Path, arg(metavar="FILE", help_behavior_hint="")]]
+    """The splats: .npz, or .s2d for another quality. Metadata comes along."""
+    output: Annotated[Path | None, arg(aliases=["-o"], metavar="FILE", help_behavior_hint="")] = None
+    """Where to write. Unless given: FILE with the suffix .s2d."""
+    quality: Annotated[float | None, arg(metavar="Q", help_behavior_hint="")] = None
+    """0 (coarse, small) to 100 (fine). Unless given, it follows from the splats: those of a .s2d file keep theirs,
+    others lose some tenths of a dB."""
+    json: Json = False
+    """Print one JSON object instead of text: splats, left_out (too faint to count), width, height, quality, bytes and
+    bpp (bits per pixel), output, next (a command to try)."""
+
+
+@dataclass(frozen=True)
+class Decode:
+    """Write the splats of a .s2d file, or what they show, in other formats."""
+
+    file: Positional[Annotated[Path, arg(metavar="FILE", help_behavior_hint="")]]
+    """The .s2d file."""
+    outputs: Outputs = ()
+    """Where to write; repeatable. The suffix decides: .npz takes the splats, .png, .jpg and other pictures take what
+    they show. Unless given: FILE with the suffix .npz."""
+    partial: Annotated[bool, arg(help_behavior_hint="")] = False
+    """Take the beginning of a file whose end is missing, and the splats that it holds."""
+    device: OnDevice = "auto"
+    threads: Threads = None
+
+
+@dataclass(frozen=True)
 class Info:
     """Describe a file of splats or a picture."""
 
@@ -111,8 +143,10 @@ class Info:
     json: Json = False
     """Print one JSON object instead of text: kind (splats or picture), width, height, channels, bytes, bpp (bits per
     pixel); for splats also splats, background, long_axis and short_axis (standard deviations in pixels: minimum,
-    quartiles, maximum), amplitude (smallest, largest), outside (splats centred off the canvas); for pictures also range
-    (smallest, largest) and mean (of each channel)."""
+    quartiles, maximum), amplitude (smallest, largest), outside (splats centred off the canvas); for .s2d also coding:
+    version, profile, color_space, quality, quality_index, cell (pixels), margin (cells), bits (of positions,
+    refinement, shape, colour, metadata, overhead: they sum to the file), chunks (type, bytes, splats of each), text;
+    for pictures also range (smallest, largest) and mean (of each channel)."""
 
 
 @dataclass(frozen=True)
@@ -126,8 +160,9 @@ class Compare:
     device: OnDevice = "auto"
     threads: Threads = None
     json: Json = False
-    """Print one JSON object instead of text: width, height, psnr (dB, null where infinite), ssim, max_error (largest
-    difference of a value), worst (the tile of the lowest psnr: x, y, width, height, psnr)."""
+    """Print one JSON object instead of text: bytes and bpp (bits per pixel) of FILE, width, height, psnr (dB, null
+    where infinite), ssim, max_error (largest difference of a value), worst (the tile of the lowest psnr: x, y, width,
+    height, psnr)."""
 
 
 @dataclass(frozen=True)
@@ -206,7 +241,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _fit(command: Fit) -> int:
     from splat2d.engine import engine
-    from splat2d.files import check_encoders, check_outputs, default_output, holds_splats, write
+    from splat2d.files import as_stored, check_encoders, check_outputs, default_output, holds_splats, write
     from splat2d.fitting import fit_steps
     from splat2d.images import load_image
     from splat2d.metrics import psnr, ssim
@@ -234,12 +269,13 @@ def _fit(command: Fit) -> int:
     if result.interrupted:
         _say(WRITING.format(last=result.last))
     splats = result.kept.splats
-    picture = render(splats, device=command.device, threads=command.threads)
+    file = next((path for path in outputs if holds_splats(path)), None)
+    shown = as_stored(file, splats)  # judged is what the file will show
+    picture = render(shown, device=command.device, threads=command.threads)
     splats_first = sorted(outputs, key=holds_splats, reverse=True)  # should the disk be full, they matter most
     sizes = {path: write(path, splats, picture) for path in splats_first}
-    file = next((path for path in outputs if holds_splats(path)), None)
     report = {
-        "splats": len(splats),
+        "splats": len(shown),
         "width": width,
         "height": height,
         "channels": channels,
@@ -259,7 +295,7 @@ def _fit(command: Fit) -> int:
     else:
         _print_rows(
             {
-                "splats": f"{len(splats)} for {width}x{height} pixels, {channels} channels",
+                "splats": f"{len(shown)} for {width}x{height} pixels, {channels} channels",
                 "PSNR": f"{report['psnr']:.2f} dB",
                 "SSIM": f"{report['ssim']:.4f}",
                 "time": f"{result.kept.seconds:.1f} s, {result.kept.step} steps, {report['device']}",
@@ -303,16 +339,85 @@ def _render(command: Render) -> int:
     return OK
 
 
-def _info(command: Info) -> int:
-    from splat2d.files import read
-    from splat2d.inspection import SplatsInfo, describe
+def _encode(command: Encode) -> int:
+    from splat2d import codec, storage
+    from splat2d.files import CODED, check_outputs, default_output
 
-    info = describe(read(command.file))
-    size = command.file.stat().st_size
+    output = command.output or default_output(command.file, CODED)
+    if output.suffix.lower() != CODED:
+        raise InputError(f"{output}: encode writes {CODED}; to write something else use decode or render")
+    check_outputs([output], command.file, splats=True)
+    if command.file.suffix.lower() == CODED:
+        contents = storage.load_s2d(command.file)
+        splats, metadata = contents.splats, contents.container.metadata
+    else:
+        splats, metadata = storage.load(command.file), None
+    data = codec.encode(splats, quality=command.quality, metadata=metadata)
+    storage.write_bytes(output, data)
+    header = codec.container.unpack(data).header
+    pixels = splats.width * splats.height
+    report = {
+        "splats": header.count,
+        "left_out": len(splats) - header.count,
+        "width": splats.width,
+        "height": splats.height,
+        "quality": codec.quality_of(header.quality_index),
+        "bytes": len(data),
+        "bpp": 8 * len(data) / pixels,
+        "output": str(output),
+        "next": shlex.join(["splat2d", "info", str(output)]),
+    }
+    if command.json:
+        _print_json(report)
+    else:
+        _print_rows(
+            {
+                "splats": f"{header.count}, {report['left_out']} more are too faint to count",
+                "quality": f"{report['quality']:g}",
+                str(output): _size(len(data), pixels),
+                "next": str(report["next"]),
+            }
+        )
+    return OK
+
+
+def _decode(command: Decode) -> int:
+    from splat2d.files import CODED, check_outputs, default_output, write
+    from splat2d.rendering import render
+    from splat2d.storage import load_s2d
+
+    if command.file.suffix.lower() != CODED:
+        raise InputError(f"{command.file}: decode reads {CODED}; to draw other splats use render")
+    outputs = command.outputs or (default_output(command.file),)
+    check_outputs(outputs, command.file, splats=True)
+    contents = load_s2d(command.file, partial=command.partial)
+    splats, count = contents.splats, contents.container.header.count
+    if len(splats) < count:
+        _say(f"warning: {command.file} ends early; it holds {len(splats)} of {count} splats")
+    picture = render(splats, device=command.device, threads=command.threads)
+    for path in outputs:
+        print(f"{path}: {_size(write(path, splats, picture), splats.width * splats.height)}")
+    return OK
+
+
+def _info(command: Info) -> int:
+    from splat2d.files import CODED, read
+    from splat2d.inspection import SplatsInfo, describe, describe_coding
+    from splat2d.storage import load_s2d
+
+    coding = None
+    if command.file.suffix.lower() == CODED:
+        contents = load_s2d(command.file)
+        size = command.file.stat().st_size
+        info, coding = describe(contents.splats), describe_coding(contents, size)
+    else:
+        info = describe(read(command.file))
+        size = command.file.stat().st_size
     pixels = info.width * info.height
     kind = "splats" if isinstance(info, SplatsInfo) else "picture"
     if command.json:
-        _print_json({"kind": kind, "bytes": size, "bpp": 8 * size / pixels, **asdict(info)})
+        report = {"kind": kind, "bytes": size, "bpp": 8 * size / pixels, **asdict(info)}
+        _print_json(report | ({"coding": asdict(coding)} if coding else {}))
         return OK
     rows = {
         "kind": kind,
@@ -329,8 +434,28 @@ def _info(command: Info) -> int:
         }
     else:
         rows |= {"values": f"{_numbers(info.range)} (smallest, largest)", "mean": _numbers(info.mean)}
+    if coding:
+        rows |= _coding_rows(coding, size)
     _print_rows(rows)
     return OK
+
+
+def _coding_rows(coding: CodingInfo, size: int) -> dict[str, str]:
+    """What stands in a .s2d file of so many bytes."""
+    packets = [chunk for chunk in coding.chunks if chunk.type == "P"]
+    splats = max(1, sum(chunk.splats for chunk in packets))
+    rows = {
+        "format": f".s2d version {coding.version}, profile {coding.profile}, {coding.color_space} values",
+        "quality": f"{coding.quality:g} (index {coding.quality_index}), cells of {coding.cell:g} pixels",
+        "packets": ", ".join(f"{chunk.splats} splats in {chunk.bytes} bytes" for chunk in packets),
+    }
+    for name, bits in coding.bits.items():
+        rows[name] = f"{bits} bits, {bits / splats:.2f} per splat, {bits / size / 8:.1%} of the file"
+    for chunk in coding.chunks:
+        if chunk.type not in "Pt":
+            rows[f"chunk {chunk.type}"] = f"{chunk.bytes} bytes"
+    # repr, because a text may hold what a terminal would obey
+    return rows | {f"text {key!r}": repr(value) for key, value in coding.text.items()}
 
 
 def _compare(command: Compare) -> int:
@@ -344,12 +469,14 @@ def _compare(command: Compare) -> int:
     other = read(command.file)
     picture = render(other, device=command.device, threads=command.threads) if isinstance(other, Splats) else other
     result = compare(picture, reference)
+    size, pixels = command.file.stat().st_size, result.width * result.height
     if command.json:
-        _print_json(asdict(result))
+        _print_json({"bytes": size, "bpp": 8 * size / pixels, **asdict(result)})
         return OK
     worst = result.worst
     _print_rows(
         {
+            "bytes": _size(size, pixels),
             "PSNR": f"{result.psnr:.2f} dB",
             "SSIM": f"{result.ssim:.4f}",
             "largest error": f"{result.max_error:.4f}",
@@ -540,6 +667,8 @@ def _numbers(values: Sequence[float]) -> str:
 COMMANDS: dict[str, tuple[type, Callable[[Any], int]]] = {
     "fit": (Fit, _fit),
     "render": (Render, _render),
+    "encode": (Encode, _encode),
+    "decode": (Decode, _decode),
     "info": (Info, _info),
     "compare": (Compare, _compare),
     "bench": (Bench, _bench),

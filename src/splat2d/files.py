@@ -9,10 +9,12 @@ from tempfile import TemporaryDirectory
 import numpy as np
 from numpy.typing import NDArray
 
-from splat2d import images, storage
+from splat2d import codec, images, storage
 from splat2d.atomic import replacing
 from splat2d.errors import InputError
 from splat2d.splats import Splats
+
+CODED = ".s2d"  # the suffix of splats that lose something
 
 
 def read(path: Path) -> Splats | NDArray[np.float32]:
@@ -22,6 +24,8 @@ def read(path: Path) -> Splats | NDArray[np.float32]:
     try:
         return storage.load(path)
     except InputError as error:
+        if path.suffix.lower() not in images.SUFFIXES:
+            raise
         try:
             return images.load_image(path)  # an .npz may hold a float picture too
         except InputError:
@@ -37,15 +41,25 @@ def write(path: Path, splats: Splats, picture: NDArray[np.float32]) -> int:
     return path.stat().st_size
 
 
+def as_stored(path: Path | None, splats: Splats) -> Splats:
+    """The splats that this file will give back. Raises InputError."""
+    if path is None or path.suffix.lower() != CODED:
+        return splats
+    return codec.decode(codec.encode(splats))
+
+
 def holds_splats(path: Path) -> bool:
     """Whether the suffix is one of splats."""
     return path.suffix.lower() in storage.SUFFIXES
 
 
-def default_output(photo: Path) -> Path:
-    """Where the splats of a photo go unless the user says. Raises InputError if something else is in that place."""
-    path = photo.with_suffix(storage.SUFFIXES[0])
-    if path.is_file() and path.resolve() != photo.resolve():
+def default_output(source: Path, suffix: str = storage.SUFFIXES[0]) -> Path:
+    """Where the splats of a photo or of another file go unless the user says.
+
+    Raises InputError if something else is in that place.
+    """
+    path = source.with_suffix(suffix)
+    if path.is_file() and path.resolve() != source.resolve():
         try:
             storage.load(path)
         except InputError:

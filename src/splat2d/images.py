@@ -378,11 +378,11 @@ def _write_picture(path: Path, image: NDArray[np.float32], form: str, options: d
     on_white = channels == 4 and form in _WITHOUT_ALPHA
     levels = np.empty((*image.shape[:2], 3 if on_white else channels), np.uint8)
     for top in range(0, height, _STRIP):
-        levels[top : top + _STRIP] = _levels(image[top : top + _STRIP], on_white)
+        levels[top : top + _STRIP] = levels_of(image[top : top + _STRIP], on_white)
     Image.fromarray(levels[..., 0] if channels == 1 else levels).save(path, format=form, **options)
 
 
-def _levels(image: NDArray[np.float32], on_white: bool) -> NDArray[np.uint8]:
+def levels_of(image: NDArray[np.float32], on_white: bool = False) -> NDArray[np.uint8]:
     """Values in [0, 1] as 0 to 255; where there is alpha, it is divided out or the picture laid on white."""
     if image.shape[2] == 4:
         colour, alpha = image[..., :3], image[..., 3:].clip(0, 1)

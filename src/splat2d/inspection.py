@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from splat2d.codec import Contents, quality_of
+from splat2d.codec.container import MAJOR, PACKET, PLAIN
 from splat2d.errors import InputError
 from splat2d.metrics import psnr, ssim
 from splat2d.splats import Splats
@@ -30,6 +32,31 @@ class SplatsInfo:
     short_axis: list[float]  # and of the smaller one
     amplitude: list[float]  # smallest and largest value among the colours
     outside: int  # splats whose mean lies off the canvas
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkInfo:
+    """A part of a .s2d file after its header."""
+
+    type: str  # P: a packet of splats; t, e, i: text, EXIF, ICC profile
+    bytes: int
+    splats: int  # 0 for all but packets
+
+
+@dataclass(frozen=True, slots=True)
+class CodingInfo:
+    """What a .s2d file is made of."""
+
+    version: str
+    profile: int
+    color_space: str
+    quality: float
+    quality_index: int
+    cell: float  # pixels
+    margin: int  # cells
+    bits: dict[str, int]  # where the bits of the file went; they sum to its size
+    chunks: list[ChunkInfo]
+    text: dict[str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +117,33 @@ def _describe_splats(splats: Splats) -> SplatsInfo:
         short_axis=_spread(short_axis),
         amplitude=_range(splats.colors),
         outside=len(splats) - int(inside.sum()),
+    )
+
+
+def describe_coding(contents: Contents, size: int) -> CodingInfo:
+    """Facts about a .s2d file of so many bytes."""
+    parts = contents.container
+    header = parts.header
+    # Whole bits, so that the sum is exact. What the coder needs to end a packet counts as overhead.
+    cells, refinement, shape, colour = (round(bits) for bits in contents.bits)
+    bits = {"positions": cells, "refinement": refinement, "shape": shape, "colour": colour}
+    bits["metadata"] = 8 * sum(chunk.size for chunk in parts.chunks if chunk.kind != PACKET)
+    bits["overhead"] = 8 * size - sum(bits.values())
+    packets = iter(parts.packets)
+    return CodingInfo(
+        version=f"{MAJOR}.{header.minor}",
+        profile=header.profile,
+        color_space="plain" if header.color_space == PLAIN else "sRGB",
+        quality=quality_of(header.quality_index),
+        quality_index=header.quality_index,
+        cell=2.0**header.cell_exponent,
+        margin=header.margin,
+        bits=bits,
+        chunks=[
+            ChunkInfo(chunk.kind.decode(), chunk.size, next(packets).count if chunk.kind == PACKET else 0)
+            for chunk in parts.chunks
+        ],
+        text=parts.metadata.text,
     )
 
 
