@@ -56,6 +56,30 @@ def test_one_line_where_no_gpu_can_be_used(monkeypatch):
 
 
 @needs_compiler
+def test_one_line_where_the_driver_is_too_old(monkeypatch):
+    """Also without a driver here: its version is faked, and asked for before anything else."""
+    from splat2d.engine import cuda
+
+    answer = (cuda.driver.CUresult.CUDA_SUCCESS, 12080)
+    monkeypatch.setattr(cuda.driver, "cuDriverGetVersion", lambda: answer)
+    monkeypatch.setattr(cuda.nvrtc, "nvrtcVersion", lambda: (cuda.nvrtc.nvrtcResult.NVRTC_SUCCESS, 13, 0))
+    cuda._gpu.cache_clear()
+    try:
+        with pytest.raises(InputError) as caught:
+            engine("cuda")
+        assert str(caught.value) == (
+            "cuda: no GPU can be used here (the driver is for CUDA 12.8, too old for kernels of 13.0: update it); "
+            "use --device cpu"
+        )
+        chosen = engine("auto")
+        assert chosen.name == "cpu"
+        scene = random_scene(0, 3, 1, 8, 8).astype(np.float32)
+        assert np.isfinite(chosen.render(*scene, 8, 8, None)).all()
+    finally:
+        cuda._gpu.cache_clear()
+
+
+@needs_compiler
 @pytest.mark.parametrize("arch", ["sm_75", "sm_80", "sm_90"])
 @pytest.mark.parametrize("channels", [1, 3, 4, 6])
 def test_the_kernels_compile(arch, channels, tmp_path, monkeypatch):

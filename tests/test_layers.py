@@ -35,7 +35,7 @@ MAY_IMPORT = {
     "codec": {"errors", "splats", "_cpu"},
     "pillow": {"errors", "codec", "fitting", "images", "rendering"},
     "demo": {"splats", "rendering"},
-    "bench": {"config", "splats", "engine", "_cpu"},
+    "bench": {"config", "splats", "engine", "fitting", "batch", "_cpu"},
     "cli": EVERYTHING,
     "__init__": EVERYTHING - {"__init__"},
     "__main__": {"cli"},

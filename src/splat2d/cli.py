@@ -24,6 +24,7 @@ from splat2d.config import Device, FitConfig, Loss, Preset
 from splat2d.errors import InputError
 
 if TYPE_CHECKING:
+    from splat2d.bench import DeviceBenchmark
     from splat2d.fitting import Progress
     from splat2d.inspection import CodingInfo
 
@@ -171,7 +172,8 @@ class Bench:
 
     Fits splats, then times one whole step (render, L2 gradient, update), the render alone, and numpy.exp over as many
     float32 as there are pairs of a splat and a pixel within its cut-off. All take turns, on one thread; a step on more
-    threads takes its turn too. With --device cuda: whole steps and renders by the clock, on splats fitted there.
+    threads takes its turn too. With --device cuda, after a fit to warm up: fits, whole steps and renders of the fitted
+    splats and a batch of small pictures, by the clock on the wall and by the GPU's.
     """
 
     photo: Positional[Annotated[Path | None, arg(metavar="[PHOTO]", help_behavior_hint="")]] = None
@@ -184,8 +186,9 @@ class Bench:
     json: Json = False
     """Print one JSON object instead of text: width, height, splats, pairs, instruction_set; step, render and numpy_exp
     (ns per pair), step_ratio and render_ratio (to numpy_exp), threads, speedup (of a step on that many threads), each
-    as lower quartile, median and upper quartile. With --device cuda: width, height, splats, device, steps_per_second,
-    render (ms)."""
+    as lower quartile, median and upper quartile. With --device cuda: width, height, splats, device, fit_seconds, psnr,
+    near_seconds until near_psnr (0.5 dB less), pictures_per_second of a batch, memory (bytes); steps_per_second and
+    render (ms) by the clock on the wall, device_steps_per_second and device_render by the GPU's, as quartiles."""
     quiet: Quiet = False
 
 
@@ -486,6 +489,29 @@ def _compare(command: Compare) -> int:
     return OK
 
 
+def _device_rows(found: DeviceBenchmark) -> dict[str, str]:
+    """Of `splat2d bench --device`."""
+    from splat2d.bench import FITS, PICTURES, SMALL_SPLATS, SMALL_STEPS
+
+    rows = {
+        "picture": f"{found.width}x{found.height} pixels, {found.splats} fitted splats",
+        "device": f"{found.device}, warmed up by a fit",
+        "fit": f"{found.psnr:.2f} dB in {found.fit_seconds:.3f} s, {found.near_psnr:.2f} dB in "
+        f"{found.near_seconds:.3f} s (medians of {FITS}, wall)",
+        "steps": f"{_numbers(found.steps_per_second)} per second (lower quartile, median, upper quartile; wall)",
+        "render": f"{_numbers(found.render)} ms, from the host and back (wall)",
+        "batch": f"{found.pictures_per_second:.0f} pictures of 28x28 per second, {PICTURES} with {SMALL_SPLATS} splats "
+        f"each, {SMALL_STEPS} steps (wall)",
+    }
+    if found.device_steps_per_second is not None:
+        rows["device steps"] = f"{_numbers(found.device_steps_per_second)} per second (events)"
+    if found.device_render is not None:
+        rows["device render"] = f"{_numbers(found.device_render)} ms, on the device alone (events)"
+    if found.memory is not None:
+        rows["memory"] = f"{found.memory / 2**20:.0f} MiB on the device"
+    return rows
+
+
 def _bench(command: Bench) -> int:
     from splat2d.bench import measure, measure_device
     from splat2d.engine import engine
@@ -500,19 +526,11 @@ def _bench(command: Bench) -> int:
     if result.interrupted:
         raise KeyboardInterrupt
     if chosen.name != "cpu":
-        on_device = measure_device(chosen, image, result.kept.splats)
+        on_device = measure_device(chosen, image, config)
         if command.json:
             _print_json(asdict(on_device))
             return OK
-        _print_rows(
-            {
-                "picture": f"{on_device.width}x{on_device.height} pixels, {on_device.splats} fitted splats",
-                "device": on_device.device,
-                "fit": f"{result.kept.psnr:.2f} dB in {result.kept.seconds:.3f} s, {result.kept.step} steps",
-                "steps": f"{_numbers(on_device.steps_per_second)} per second (lower quartile, median, upper quartile)",
-                "render": f"{_numbers(on_device.render)} ms, from the host and back",
-            }
-        )
+        _print_rows(_device_rows(on_device))
         return OK
     found = measure(image, result.kept.splats, command.threads)
     if command.json:

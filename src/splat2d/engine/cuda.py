@@ -11,6 +11,7 @@ import hashlib
 import math
 import os
 import warnings
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
@@ -18,7 +19,7 @@ from typing import Any
 
 import numpy as np
 from cuda.bindings import driver, nvrtc
-from cuda.core import Device, LaunchConfig, ObjectCode, Program, ProgramOptions, launch
+from cuda.core import Device, EventOptions, LaunchConfig, ObjectCode, Program, ProgramOptions, launch
 from numpy.typing import NDArray
 
 from splat2d.config import Loss
@@ -111,6 +112,10 @@ class CudaEngine:
         self, image: Floats, background: Floats, loss: Loss, optimizer: Optimizer, threads: int | None
     ) -> CudaSession:
         return CudaSession(self._gpu, image, background, loss, optimizer)
+
+    def memory(self) -> int:
+        """Bytes of GPU memory that all sessions hold."""
+        return int(self._gpu.device.memory_resource.attributes.used_mem_current)
 
     def takes_batch(self, shape: tuple[int, ...], count: int) -> bool:
         return shape[3] <= 4 and _batch_memory(shape, count) <= BATCH_SHARED
@@ -261,6 +266,31 @@ class CudaSession:
         self._splats.sort()
         self._settled = False
 
+    def clock_steps(self, rounds: int, coding: Coding | None = None) -> NDArray[np.float64]:
+        """Seconds of a step by the GPU's clock, a value for each round of 200. The splats stay as they are."""
+        self.run(np.zeros(SCHEDULE, np.float32), coding)  # fills the whole schedule, and warms up
+
+        def steps() -> None:
+            self._splats.set_state(self.count)
+            for _ in range(200 // GRAPH_STEPS):
+                self._graph(GRAPH_STEPS, coding is not None).launch(self._gpu.stream)
+
+        return self._gpu.clock(steps, rounds) / 200
+
+    def clock_renders(self, rounds: int) -> NDArray[np.float64]:
+        """Seconds from parameters to a picture, both on the GPU, by its clock; a value for each round of 100."""
+        self._settled = False
+        self._render_residual()
+        splats = self._splats
+
+        def redraw(stream: Any) -> None:
+            splats.prepare(stream)
+            splats.survey(stream=stream)
+            self._render(stream, 1.0, 0.0)
+
+        graph = self._gpu.recorded(redraw, 20)
+        return self._gpu.clock(lambda: [graph.launch(self._gpu.stream) for _ in range(5)], rounds) / 100
+
     def _reserve(self, count: int) -> None:
         if count <= self._splats.capacity:
             return
@@ -285,14 +315,13 @@ class CudaSession:
     def _graph(self, steps: int, coded: bool = False) -> Any:
         graph = self._graphs.get((steps, coded))
         if graph is None:
-            builder = self._gpu.stream.create_graph_builder()
-            builder.begin_building()
-            for node in range(steps):
-                self._step(builder, node, coded)
-            self._gpu.launch(builder, self._channels, "advance", (1,), 1, self._splats.state, i32(steps))
-            builder.end_building()
-            graph = self._graphs[steps, coded] = builder.complete()
-            builder.close()
+
+            def block(stream: Any) -> None:
+                for node in range(steps):
+                    self._step(stream, node, coded)
+                self._gpu.launch(stream, self._channels, "advance", (1,), 1, self._splats.state, i32(steps))
+
+            graph = self._graphs[steps, coded] = self._gpu.recorded(block)
         return graph
 
     def _step(self, stream: Any, node: int, coded: bool) -> None:
@@ -448,10 +477,11 @@ class _DeviceSplats:
         self.count = count
         self.gpu.run(self.channels, "set_state", 1, 1, self.state, i32(count), i32(0))
 
-    def prepare(self) -> None:
+    def prepare(self, stream: Any = None) -> None:
         self.gpu.run(
             *(self.channels, "prepare", self.count, 128, self.state, self.params),
             *(self.splats, self.more, self.boxes, self.colors),
+            stream=stream,
         )
 
     def prepare_coded(self, coding: Any, step: int) -> None:
@@ -460,16 +490,18 @@ class _DeviceSplats:
             *(self.splats, self.more, self.boxes, self.colors, coding, i32(step)),
         )
 
-    def survey(self, plan: bool = False) -> None:
+    def survey(self, plan: bool = False, stream: Any = None) -> None:
         gpu, planes = self.gpu, self.planes
         gpu.run(
             *(self.channels, "survey", max(self.count, 1), SUPER, self.state, self.splats, self.more, self.boxes),
             *(self.chunks, self.supers, self.parts, self.totals, i32(planes.width), i32(planes.height)),
+            stream=stream,
         )
         if plan:
             gpu.run(
                 *(self.channels, "plan", max(self.count, 1), SUPER, self.state, self.parts, self.totals),
                 *(self.narrow, self.wide, i32(self.most)),
+                stream=stream,
             )
 
     def sort(self) -> None:
@@ -556,6 +588,11 @@ class _Gpu:
     """The device with its stream and compiled kernels."""
 
     def __init__(self) -> None:
+        (_, major, minor) = nvrtc.nvrtcVersion()
+        (version,) = _checked(driver.cuDriverGetVersion())
+        if version // 1000 < major:  # of an older minor version it takes the kernels, of a major one not
+            of_driver = f"{version // 1000}.{version % 1000 // 10}"
+            raise RuntimeError(f"the driver is for CUDA {of_driver}, too old for kernels of {major}.{minor}: update it")
         self.device = Device()
         self.device.set_current()
         self.stream = self.device.create_stream()
@@ -575,10 +612,32 @@ class _Gpu:
             self._configs[grid, block, overlap] = config
         launch(stream, config, self.kernel(channels, kernel), *args)
 
-    def run(self, channels: int, kernel: str, threads: int, block: int, *args: Any) -> None:
-        """Launches at least this many threads on the stream, none for 0; a single block where threads is 1."""
+    def run(self, channels: int, kernel: str, threads: int, block: int, *args: Any, stream: Any = None) -> None:
+        """Launches at least this many threads, on the device's stream unless given, none for 0; a block for 1."""
         if threads:
-            self.launch(self.stream, channels, kernel, (-(-threads // block),), block, *args)
+            self.launch(stream or self.stream, channels, kernel, (-(-threads // block),), block, *args)
+
+    def recorded(self, build: Callable[[Any], None], copies: int = 1) -> Any:
+        """A graph of what build(stream) launches, so many times."""
+        builder = self.stream.create_graph_builder()
+        builder.begin_building()
+        for _ in range(copies):
+            build(builder)
+        builder.end_building()
+        graph = builder.complete()
+        builder.close()
+        return graph
+
+    def clock(self, work: Callable[[], object], rounds: int) -> NDArray[np.float64]:
+        """Seconds between events before and after what work() launches, a value for each round after two to warm up."""
+        times = []
+        for _ in range(rounds + 2):
+            first = self.stream.record(options=EventOptions(timing_enabled=True))
+            work()
+            last = self.stream.record(options=EventOptions(timing_enabled=True))
+            last.sync()
+            times.append((last - first) / 1e3)
+        return np.array(times[2:])
 
     def kernel(self, channels: int, name: str) -> Any:
         kernel = self._kernels.get((channels, name))
@@ -654,7 +713,6 @@ class _Gpu:
 @cache
 def _gpu() -> _Gpu:
     try:
-        nvrtc.nvrtcVersion()
         return _Gpu()
     except Exception as error:
         raise InputError(f"cuda: no GPU can be used here ({_first_line(error)}); use --device cpu") from None
