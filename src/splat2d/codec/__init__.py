@@ -42,6 +42,7 @@ class Contents:
     """All that a file holds."""
 
     splats: Splats
+    quantized: Quantized  # the same as integers
     container: Container
     bits: tuple[float, float, float, float]  # of the packets, for: cells of positions, refinement, shape, colour
 
@@ -90,11 +91,11 @@ def read(data: bytes, *, partial: bool = False) -> Contents:
         )
     except ValueError as error:
         raise FormatError(str(error)) from error
-    background = np.array(header.background, np.float32)
-    splats = dequantize(Quantized(indices, header.quality_index, lattice), background)
+    quantized = Quantized(indices, header.quality_index, lattice)
+    splats = dequantize(quantized, np.array(header.background, np.float32))
     _check_footprint(splats)
     cells, refinement, shape, colour = bits.tolist()
-    return Contents(splats, parts, (cells, refinement, shape, colour))
+    return Contents(splats, quantized, parts, (cells, refinement, shape, colour))
 
 
 def write(quantized: Quantized, background: NDArray[np.float32], metadata: Metadata | None = None) -> bytes:
