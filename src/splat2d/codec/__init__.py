@@ -24,12 +24,12 @@ from splat2d.splats import Splats
 # A quality of 0 to 100 is the quality index COARSEST + PER_QUALITY * quality.
 COARSEST, PER_QUALITY = 32, 1.28
 
-# The default for splats that no decoder gave: DEFAULT_INDEX - DEFAULT_SLOPE * log2(median of |v|); see default_index().
-DEFAULT_INDEX, DEFAULT_SLOPE = 91.0, 23.0
+# The default for splats that no decoder gave: DEFAULT_INDEX - DEFAULT_SLOPE * log2(median of |v|). On this line, the
+# decoded splats of a fit are 0.3 dB further from the photo (0.1 to 0.8; benchmarks/quantization.py).
+DEFAULT_INDEX, DEFAULT_SLOPE = 91.0, 22.0
 
-# Splats in the packets, cumulative, of at least so many splats; of fewer there is one packet.
-PACKET_SHARES = (0.125, 0.25, 0.5, 1.0)
-PACKETS_FROM = 512
+# Every packet makes the splats GROWTH times as many; the first has at least FIRST_PACKET of them.
+MOST_PACKETS, GROWTH, FIRST_PACKET = 4, 4, 256
 
 # A picture may take so many evaluations of a splat at a pixel: EVALUATIONS_PER_PIXEL * pixels + FEW_EVALUATIONS.
 EVALUATIONS_PER_PIXEL, FEW_EVALUATIONS = 1024, 1 << 24
@@ -136,11 +136,7 @@ def quality_of(index: int) -> float:
 
 
 def default_index(splats: Splats) -> int:
-    """The quality index at which splats lose nothing, if a decoder gave them, or else little.
-
-    Half of the energies |v| = e^((a + c) / 2) |colour| of a fit lie near its own error: the line through the indices
-    that cost 0.3 dB (benchmarks/quantization.py) has an error of 4 (rms).
-    """
+    """The quality index at which splats lose nothing, if a decoder gave them, or else little."""
     if not len(splats):
         return COARSEST
     v = _scaled_colors(splats)
@@ -154,10 +150,10 @@ def default_index(splats: Splats) -> int:
 
 def packet_counts(count: int) -> list[int]:
     """Splats of each packet, the most important first."""
-    if count < PACKETS_FROM:
-        return [count]
-    ends = [0, *(int(share * count) for share in PACKET_SHARES)]
-    return [end - start for start, end in pairwise(ends)]
+    ends = [count]
+    while len(ends) < MOST_PACKETS and ends[0] >= GROWTH * FIRST_PACKET:
+        ends.insert(0, ends[0] // GROWTH)
+    return [end - start for start, end in pairwise([0, *ends])]
 
 
 def footprint(splats: Splats) -> float:
