@@ -268,6 +268,11 @@ def _five_channels(folder: Path) -> list[str]:
     return ["fit", str(folder / "five.npy"), *FAST, "-o", str(folder / "five.png")]
 
 
+def _too_wide(folder: Path) -> list[str]:
+    np.save(folder / "wide.npy", np.zeros((1, 65536, 1), np.float32))
+    return ["fit", str(folder / "wide.npy"), *FAST, "-o", str(folder / "wide.s2d")]
+
+
 def _array_as_photo(folder: Path) -> list[str]:
     np.savez(folder / "array.npz", np.zeros((4, 5, 3), np.float32))
     return ["fit", str(folder / "array.npz"), *FAST]
@@ -333,6 +338,7 @@ BAD: dict[str, tuple[Make, str]] = {
     ),
     "output named twice": (_output("a.npz", "./a.npz"), "named twice"),
     "output cannot take 5 channels": (_five_channels, "channels"),
+    "output cannot take the size": (_too_wide, "65535 pixels"),
     "info on nothing": (lambda folder: ["info", str(folder / "none.npz")], "no such file"),
     "info on broken splats": (lambda folder: ["info", _bytes("bad.npz", b"PK\x03\x04")(folder)[1]], "splats"),
     "compare two sizes": (_other_size, "sizes of the two differ (80x96 and 5x4)"),

@@ -271,6 +271,7 @@ def test_anything_may_hold_the_bytes() -> None:
     data = small_file()
     for held in (bytearray(data), memoryview(data)):
         np.testing.assert_array_equal(splat2d.decode(held).means, splat2d.decode(data).means)
+        assert splat2d.read_metadata(held).text == {"a": "b"}
 
 
 def repaired(data: bytes) -> bytes:

@@ -89,15 +89,20 @@ def check_outputs(outputs: Sequence[Path], source: Path, *, splats: bool) -> Non
 
 
 def check_encoders(outputs: Sequence[Path], image: NDArray[np.float32]) -> None:
-    """Writes a row and a column of the size of the image [H, W, C] in each picture format that is asked for.
+    """Writes a row and a column of the size of the image [H, W, C] in each picture format, and no splats in theirs.
 
     A package that is missing, a number of channels or a size that the format cannot take shows here, before the work.
     Raises InputError.
     """
     height, width, channels = image.shape
+    none = Splats(
+        np.zeros((0, 2)), np.zeros((0, 3)), np.zeros((0, channels)), width, height, background=np.zeros(channels)
+    )
     with TemporaryDirectory() as folder:
         for path in outputs:
-            if not holds_splats(path):
+            if holds_splats(path):
+                as_stored(path, none)
+            else:
                 for shape in ((1, width, channels), (height, 1, channels)):
                     images.save_image(Path(folder, f"trial{path.suffix}"), np.zeros(shape, np.float32))
 

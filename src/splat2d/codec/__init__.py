@@ -74,7 +74,7 @@ def decode(data: bytes, *, partial: bool = False) -> Splats:
 
 def read_metadata(data: bytes) -> Metadata:
     """What a .s2d file says about its picture. Raises FormatError."""
-    return container.unpack(data).metadata
+    return container.unpack(bytes(data)).metadata
 
 
 def read(data: bytes, *, partial: bool = False) -> Contents:
