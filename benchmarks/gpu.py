@@ -1,28 +1,42 @@
-"""Speed of the CUDA engine on one GPU: python benchmarks/gpu.py PICTURE... [--counts 10000 70000]
+"""Speed of the CUDA engine on one GPU: python benchmarks/gpu.py PICTURE... [--counts 10000 70000] [--profile]
 
-Pictures are files that Pillow reads. Event times are medians of blocks after a warm-up; wall times include everything
-from the array on the host to the splats on the host. Rates hold for the splats of a finished fit.
+Pictures are files that Pillow reads. Event times are medians of 15 rounds after two to warm up, quartiles in brackets;
+wall times include everything from the array on the host to the splats on the host. Rates hold for the splats of a
+finished fit. Beside the time of each kernel stands the least that this GPU could take for it, see floors().
 """
 
 from __future__ import annotations
 
 import argparse
+import os
+import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from cuda.bindings import driver
-from cuda.core import EventOptions
 from PIL import Image
 
+from splat2d import _cpu
 from splat2d.batch import fit_batch
+from splat2d.bench import small_pictures
 from splat2d.config import Loss
 from splat2d.engine import Coding, Optimizer
-from splat2d.engine.cuda import TOGETHER, CudaEngine, CudaSession, cubins
-from splat2d.fitting import fit
+from splat2d.engine.cuda import CudaEngine, CudaSession
+from splat2d.fitting import FitResult, fit
 
 ROUNDS = 15
+COPIES = 20  # of a kernel in a graph
+FP32, MUFU, L1_BYTES = 128, 16, 128  # of a processor in a clock; compute capability 9.0, and 8.0 but for half the FP32
+MIX = Loss(0.8, 0.0, 0.2)
+FIRST_USE = """
+import numpy, splat2d
+splat2d.fit(numpy.random.default_rng(0).random((64, 64, 3), "f4"), splats=100, steps=60, device="cuda")
+"""
 
 
 def read(path: Path) -> np.ndarray:
@@ -30,117 +44,142 @@ def read(path: Path) -> np.ndarray:
     return np.ascontiguousarray(image)
 
 
-def event_times(gpu, launch, repeats: int) -> np.ndarray:
-    """Microseconds per call of `launch`, a value per round."""
-    times = []
-    for _ in range(ROUNDS + 2):
-        first = gpu.stream.record(options=EventOptions(timing_enabled=True))
-        for _ in range(repeats):
-            launch()
-        last = gpu.stream.record(options=EventOptions(timing_enabled=True))
-        last.sync()
-        times.append((last - first) * 1e3 / repeats)
-    return np.array(times[2:])
-
-
-def captured(gpu, build, copies: int):
-    """A graph of so many copies of what `build(stream)` launches."""
-    builder = gpu.stream.create_graph_builder()
-    builder.begin_building()
-    for _ in range(copies):
-        build(builder)
-    builder.end_building()
-    graph = builder.complete()
-    return lambda: graph.launch(gpu.stream)
-
-
-def report(name: str, values: np.ndarray, unit: str = "us") -> None:
+def report(name: str, values: np.ndarray, unit: str = "us", scale: float = 1e6) -> float:
+    """Prints the quartiles of values * scale; the median of the values."""
     low, median, high = np.percentile(values, [25, 50, 75])
-    print(f"    {name:<34} {median:9.1f} {unit}   ({low:.1f} .. {high:.1f})", flush=True)
+    print(f"    {name:<34} {scale * median:9.1f} {unit}   ({scale * low:.1f} .. {scale * high:.1f})", flush=True)
+    return float(median)
 
 
-def step_times(session: CudaSession, coding: Coding | None = None) -> np.ndarray:
-    """Microseconds of a step in a graph of ten, a value per round."""
-    gpu, splats = session._gpu, session._splats
-    session.run(np.zeros(1000, np.float32), coding)  # fills the whole schedule; warms up
+@dataclass(frozen=True, slots=True)
+class Floor:
+    """The least time of a kernel, were nothing in its way: seconds of its arithmetic, and of its bytes through DRAM."""
 
-    def steps() -> None:
-        splats.set_state(splats.count)
-        for _ in range(20):
-            session._graph(10, coding is not None).launch(gpu.stream)
-
-    return event_times(gpu, steps, 1) / 200
+    arithmetic: float
+    memory: float
 
 
-def kernels(engine: CudaEngine, image: np.ndarray, result) -> None:
+def floors(gpu, splats: int, pairs: int, pixels: int, channels: int) -> dict[str, Floor]:
+    """Of each kernel of a step for so many splats, and pairs of one and a pixel inside its cut-off.
+
+    A pair costs `render` an exponent (a multiplication, a fused multiply-add, an exponential) and a multiply-add per
+    channel; `update` the same exponent, 2 multiply-adds per channel and 6 operations for the moments, and a pixel of
+    the gradient through the first-level cache. A pixel and channel costs the SSIM 11 taps down and 11 across of 4 and 3
+    quantities. Set-up, chain rule and Adam, per splat, count as nothing. Memory: everything read and written once.
+    """
+    properties = gpu.device.properties
+    clocks = gpu.processors * 1e3 * properties.clock_rate  # a second, of all processors
+    bandwidth = 2e3 * properties.memory_clock_rate * properties.global_memory_bus_width / 8
+    pixel = 4 * (channels if channels <= 2 else 4)
+    adam, derived = 3 * 4 * (5 + channels), 64
+    values = pixels * channels
+
+    def floor(units: int, fp32: float, mufu: float, l1: float, size: float) -> Floor:
+        return Floor(units * max(fp32 / FP32, mufu / MUFU, l1 / L1_BYTES) / clocks, size / bandwidth)
+
+    return {
+        "render": floor(pairs, 2 + channels, 1, 0, pixels * 2 * pixel + splats * 48),
+        "update": floor(pairs, 8 + 2 * channels, 1, pixel, pixels * pixel + 2 * splats * (adam + derived)),
+        "ssim_map": floor(values, 22 * 4, 0, 0, pixels * 2 * pixel + values * 12),
+        "ssim_gradient": floor(values, 22 * 3, 0, 0, pixels * 3 * pixel + values * 12),
+    }
+
+
+def compare(name: str, floor: Floor, launch: float, measured: float) -> None:
+    least = max(floor.arithmetic, floor.memory) + launch
+    print(
+        f"      {name:<14} {1e6 * measured:5.1f} us; floor {1e6 * least:5.1f}: arithmetic {1e6 * floor.arithmetic:.1f} "
+        f"or memory {1e6 * floor.memory:.1f}, launch {1e6 * launch:.1f}; {measured / least:.1f} times the floor",
+        flush=True,
+    )
+
+
+def kernel_times(session: CudaSession, build: Callable[[object], None]) -> np.ndarray:
+    """Seconds of what build(stream) launches, in a graph, a value per round."""
+    gpu = session._gpu
+    graph = gpu.recorded(build, COPIES)
+    return gpu.clock(lambda: [graph.launch(gpu.stream) for _ in range(5)], ROUNDS) / (5 * COPIES)
+
+
+def kernels(engine: CudaEngine, image: np.ndarray, result: FitResult) -> None:
     gpu = engine._gpu
-    session = CudaSession(gpu, image, result.splats.background, Loss(), Optimizer())
     splats = result.splats
+    height, width, channels = image.shape
+    session, similar = (CudaSession(gpu, image, splats.background, loss, Optimizer()) for loss in (Loss(), MIX))
     session.set_splats(splats.means, splats.log_cholesky, splats.colors)
     session.sort()
-    hold = np.zeros(200, np.float32)  # learning rates of 0: all the work is done, yet the splats stay as they are
-    session.run(np.zeros(1000, np.float32))  # fills the whole schedule
+    similar.set_splats(*session.get_splats())
+    step = session.clock_steps(ROUNDS)
     state = np.empty(16, np.int32)
     gpu.download(session._splats.state, state)
     inner = session._splats
-    render = captured(gpu, lambda stream: session._render(stream, 1.0, 0.0), 20)
-    inner.set_state(inner.count)
-    update = captured(
-        gpu, lambda stream: inner.update(stream, session._schedule, 0, session._d_image, session._rates, None), 20
-    )
-    prepare_args = (inner.state, inner.params, inner.splats, inner.more, inner.boxes, inner.colors)
-    supers = (-(-inner.count // 1024),)
-    picture = inner.planes
-
-    def redraw(stream) -> None:
-        gpu.launch(stream, inner.channels, "prepare", (-(-inner.count // 128),), 128, *prepare_args)
-        gpu.launch(
-            *(stream, inner.channels, "survey", supers, 1024, inner.state, inner.splats, inner.more, inner.boxes),
-            *(inner.chunks, inner.supers, inner.parts, inner.totals, np.int32(picture.width), np.int32(picture.height)),
-        )
-        session._render(stream, 1.0, 0.0)
-
-    whole = captured(gpu, redraw, 20)
-    print(f"    {inner.count} splats, {state[1]} narrow, {state[2]} parts of wide ones")
-
-    step = step_times(session)
+    pairs = _cpu.count_pairs(splats.means, splats.log_cholesky, height, width)
+    print(f"    {inner.count} splats, {state[1]} narrow, {state[2]} parts of wide ones, {pairs} pairs")
     report("step (graph of 10)", step)
-    report("steps/s", 1e6 / step, "/s")
-    report("  render kernel", event_times(gpu, render, 5) / 20)
-    report("  update kernel", event_times(gpu, update, 5) / 20)
-    report("step, coded", step_times(session, Coding(0.02, 1e-4, 0)))
-    similar = CudaSession(gpu, image, splats.background, Loss(0.8, 0.0, 0.2), Optimizer())
-    similar.set_splats(*session.get_splats())
-    report("step, loss 0.8 L2 + 0.2 SSIM", step_times(similar))
-    session.evaluate()  # derived values without noise
-    report("render from parameters", event_times(gpu, whole, 5) / 20)
-    walls = []
-    for _ in range(ROUNDS):
-        start = time.perf_counter()
-        session.run(hold)
-        walls.append((time.perf_counter() - start) / len(hold) * 1e6)
-    report("step by wall, run() of 200", np.array(walls))
-    for name, call in (
-        ("sort", session.sort),
-        ("evaluate", session.evaluate),
-        ("get_splats", session.get_splats),
-        ("relocate 3 %", lambda: session.relocate(int(0.03 * session.count), 2.0, 2.0, 0)),
+    report("steps/s", 1 / step, "/s", 1)
+    inner.set_state(inner.count)
+    update = (session._schedule, 0, session._d_image, session._rates, None)
+    times = {
+        "render": report("  render kernel", kernel_times(session, lambda s: session._render(s, 1.0, 0.0))),
+        "update": report("  update kernel", kernel_times(session, lambda s: inner.update(s, *update))),
+    }
+    report("step, coded", session.clock_steps(ROUNDS, Coding(0.02, 1e-4, 0)))
+    report("render from parameters", session.clock_renders(ROUNDS))
+    report("step, 0.8 L2 + 0.2 SSIM", similar.clock_steps(ROUNDS))
+    times["ssim_map"] = report("  ssim_map kernel", kernel_times(similar, similar._ssim_map))
+    times["ssim_gradient"] = report("  ssim_gradient kernel", kernel_times(similar, similar._ssim_gradient))
+    launch = float(
+        np.median(
+            kernel_times(session, lambda s: gpu.launch(s, channels, "advance", (1,), 1, inner.state, np.int32(0)))
+        )
+    )
+    for name, floor in floors(gpu, inner.count, pairs, height * width, channels).items():
+        compare(name, floor, launch, times[name])
+    hold = np.zeros(200, np.float32)  # learning rates of 0: all the work is done, yet the splats stay as they are
+    for name, calls, call in (
+        ("step by wall, run() of 200", len(hold), lambda: session.run(hold)),
+        ("sort (wall)", 1, session.sort),
+        ("evaluate (wall)", 1, session.evaluate),
+        ("get_splats (wall)", 1, session.get_splats),
+        ("relocate 3 % (wall)", 1, lambda: session.relocate(int(0.03 * session.count), 2.0, 2.0, 0)),
     ):
         walls = []
-        for _ in range(ROUNDS):
+        for _ in range(ROUNDS + 2):
             gpu.stream.sync()
             start = time.perf_counter()
             call()
             gpu.stream.sync()
-            walls.append((time.perf_counter() - start) * 1e6)
-        report(f"{name} (wall)", np.array(walls))
+            walls.append((time.perf_counter() - start) / calls)
+        report(name, np.array(walls[2:]))
+
+
+def profiled(engine: CudaEngine, image: np.ndarray, result: FitResult) -> None:
+    """A step of each kind for a profiler that waits for cuProfilerStart()."""
+    splats = result.splats
+    for loss, coding in ((Loss(), None), (Loss(), Coding(0.02, 1e-4, 0)), (MIX, None)):
+        session = CudaSession(engine._gpu, image, splats.background, loss, Optimizer())
+        session.set_splats(splats.means, splats.log_cholesky, splats.colors)
+        session.sort()
+        hold = np.zeros(1, np.float32)
+        session.run(hold, coding)
+        driver.cuProfilerStart()
+        session.run(hold, coding)
+        driver.cuProfilerStop()
+
+
+def first_use() -> None:
+    """A process that has nothing in its cache, from its start to its end, beside one that finds everything there."""
+    with tempfile.TemporaryDirectory() as cache:
+        environment = {**os.environ, "XDG_CACHE_HOME": cache}
+        for name in ("first use, kernels compiled", "the same again, kernels from the cache"):
+            start = time.perf_counter()
+            subprocess.run([sys.executable, "-c", FIRST_USE], env=environment, check=True)
+            print(f"{name}: {time.perf_counter() - start:.2f} s wall, a process with a small fit", flush=True)
 
 
 def batch(pictures: int) -> None:
     """Many pictures of 28 x 28 pixels with 64 splats each, 1000 steps: smooth random spots."""
-    rng = np.random.default_rng(0)
-    small = rng.random((1000, 7, 7, 1), np.float32).repeat(4, axis=1).repeat(4, axis=2)
-    images = np.concatenate([small] * -(-pictures // 1000))[:pictures]
+    images = small_pictures(pictures)
     fit_batch(images[:100], splats=64, steps=10, device="cuda")
     start = time.perf_counter()
     result = fit_batch(images, splats=64, steps=1000, device="cuda")
@@ -179,16 +218,17 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=0, help="also so many pictures of 28 x 28")
     parser.add_argument("--large", type=int, default=0, help="also a large picture, with so many splats")
     parser.add_argument("--steps", type=int, default=1000)
+    parser.add_argument("--profile", action="store_true", help="only a step of each kind, for `ncu`")
     args = parser.parse_args()
-    start = time.perf_counter()
+    if args.profile:
+        image = read(args.pictures[0])
+        for count in args.counts:
+            profiled(CudaEngine(), image, fit(image, splats=count, steps=args.steps, device="cuda"))
+        return
+    first_use()
     engine = CudaEngine()
-    gpu = engine._gpu
-    print(f"{gpu.device.name}, {gpu.processors} processors; engine ready in {time.perf_counter() - start:.2f} s")
-    start = time.perf_counter()
-    cubins(3, gpu.arch, TOGETHER)
-    print(f"kernels compiled or read in {time.perf_counter() - start:.2f} s")
-    fit(np.random.default_rng(0).random((64, 64, 3), np.float32), splats=100, steps=60, device="cuda")
-    print(f"first small fit done after {time.perf_counter() - start:.2f} s", flush=True)
+    print(f"{engine.label}, {engine._gpu.processors} processors", flush=True)
+    fit(np.random.default_rng(0).random((64, 64, 3), np.float32), splats=100, steps=60, device="cuda")  # warms up
     for path in args.pictures:
         image = read(path)
         for count in args.counts:
@@ -215,7 +255,6 @@ def main() -> None:
         batch(args.batch)
     if args.large:
         large(engine, image, args.large)
-    sys.stdout.flush()
 
 
 if __name__ == "__main__":

@@ -34,6 +34,7 @@ SEGMENT = 256
 REDUCTION_BLOCKS = 1024
 PARTS = 65536  # work items beyond one per splat, see plan() in native/cuda/step.cuh
 GRAPH_STEPS = 10
+SSIM_X, SSIM_Y, SSIM_THREADS = 32, 16, 256  # see native/cuda/ssim.cuh
 BATCH_THREADS = 128
 BATCH_SHARED = 48 * 1024  # bytes of shared memory that every GPU grants a block
 BATCH_BYTES = 2**29  # of pictures in one launch
@@ -166,10 +167,10 @@ class CudaSession:
         if loss.ssim > 0:
             self._d_image = gpu.zeros(planes.bytes)
             self._derivatives = gpu.allocate(4 * 3 * channels * planes.pixels)
-            self._map_sums = gpu.allocate(4 * planes.ssim_blocks * channels)
+            self._map_sums = gpu.allocate(4 * planes.ssim_blocks)
             gpu.kernel(channels, "ssim_map")  # compiled now, and not while a graph is recorded
             taps = np.exp(-((np.arange(11) - 5.0) ** 2) / (2 * 1.5**2))
-            self._window = gpu.upload((taps / taps.sum()).astype(np.float32))
+            self._taps = [f32(tap) for tap in (taps / taps.sum())[:6]]  # of the window, up to its middle
         self._rates = gpu.upload(_rates(optimizer))
         self._schedule = gpu.allocate(16 * SCHEDULE)
         self._map_buffers: tuple[Any, Any, Any] | None = None
@@ -232,8 +233,7 @@ class CudaSession:
         similarity = 0.0
         if loss.ssim > 0:
             self._ssim_map(self._gpu.stream)
-            blocks = planes.ssim_blocks * self._channels
-            self._reduce("total", self._map_sums, self._partials, i64(blocks), i32(3))
+            self._reduce("total", self._map_sums, self._partials, i64(planes.ssim_blocks), i32(3))
         self._reduce("measure", self._residual, self._target, self._partials, i64(planes.pixels))
         squares, absolutes, clamped, map_sum = (float(value) / self._elements for value in self._sums())
         similarity = map_sum if loss.ssim > 0 else 0.0
@@ -329,13 +329,7 @@ class CudaSession:
         if loss.ssim > 0:
             self._render(stream, 1.0, 0.0)
             self._ssim_map(stream)
-            planes = self._planes
-            self._gpu.launch(
-                *(stream, self._channels, "ssim_gradient", planes.ssim_grid, 256),
-                *(self._residual, self._target, self._background, self._window, self._derivatives, self._d_image),
-                *(i32(planes.width), i32(planes.height)),
-                *(f32(loss.l2), f32(0.5 * loss.l1), f32(-0.5 * loss.ssim)),
-            )
+            self._ssim_gradient(stream)
         else:
             self._render(stream, loss.l2, 0.5 * loss.l1)
         coding = self._coding_buffer if coded else None
@@ -347,9 +341,18 @@ class CudaSession:
     def _ssim_map(self, stream: Any) -> None:
         planes = self._planes
         self._gpu.launch(
-            *(stream, self._channels, "ssim_map", planes.ssim_grid, 256),
-            *(self._residual, self._target, self._background, self._window, self._derivatives, self._map_sums),
+            *(stream, self._channels, "ssim_map", planes.ssim_grid, SSIM_THREADS),
+            *(self._residual, self._target, self._background, self._derivatives, self._map_sums),
+            *(i32(planes.width), i32(planes.height), *self._taps),
+        )
+
+    def _ssim_gradient(self, stream: Any) -> None:
+        loss, planes = self._loss, self._planes
+        self._gpu.launch(
+            *(stream, self._channels, "ssim_gradient", planes.ssim_grid, SSIM_THREADS),
+            *(self._residual, self._target, self._background, self._derivatives, self._d_image),
             *(i32(planes.width), i32(planes.height)),
+            *(f32(loss.l2), f32(0.5 * loss.l1), f32(-0.5 * loss.ssim), *self._taps),
         )
 
     def _render_residual(self) -> None:
@@ -409,8 +412,8 @@ class _Planes:
         self.bytes = 4 * self.pixels * (channels if channels <= 2 else 4 * self.groups)
         self.tiles = -(-width // TILE_X) * -(-height // TILE_Y)
         self.segments = -(-self.pixels // SEGMENT)
-        self.ssim_grid = (-(-width // 32), -(-height // 16), channels)
-        self.ssim_blocks = self.ssim_grid[0] * self.ssim_grid[1]
+        self.ssim_grid = (-(-width // SSIM_X), -(-height // SSIM_Y), self.groups)
+        self.ssim_blocks = math.prod(self.ssim_grid)
 
 
 class _DeviceSplats:
