@@ -95,9 +95,8 @@ def check_encoders(outputs: Sequence[Path], image: NDArray[np.float32]) -> None:
     Raises InputError.
     """
     height, width, channels = image.shape
-    none = Splats(
-        np.zeros((0, 2)), np.zeros((0, 3)), np.zeros((0, channels)), width, height, background=np.zeros(channels)
-    )
+    nothing = np.zeros((0, 3 + channels), np.float32)
+    none = Splats(nothing[:, :2], nothing[:, :3], nothing[:, 3:], width, height, np.zeros(channels, np.float32))
     with TemporaryDirectory() as folder:
         for path in outputs:
             if holds_splats(path):
