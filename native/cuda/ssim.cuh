@@ -78,7 +78,7 @@ __device__ __forceinline__ void blur_down(const Window& w, const Rows& from, int
 
 // The SSIM map of the channels of group blockIdx.z and its derivatives by the window's sums, [3][CHANNELS][pixel]; the
 // sum of the map per block -> map_sums. Pictures are taken relative to the background, near their mean.
-extern "C" __global__ void __launch_bounds__(kSsimThreads, 5)
+extern "C" __global__ void __launch_bounds__(kSsimThreads, 4)
     ssim_map(const float* __restrict__ residual, const float* __restrict__ target, const float* __restrict__ background,
              float* __restrict__ derivatives, float* map_sums, int width, int height, float t0, float t1, float t2,
              float t3, float t4, float middle) {
@@ -133,7 +133,7 @@ extern "C" __global__ void __launch_bounds__(kSsimThreads, 5)
 }
 
 // d = l2 residual + half_l1 sign(residual) + scale dSSIM/dimage.
-extern "C" __global__ void __launch_bounds__(kSsimThreads, 5)
+extern "C" __global__ void __launch_bounds__(kSsimThreads, 6)
     ssim_gradient(const float* __restrict__ residual, const float* __restrict__ target,
                   const float* __restrict__ background, const float* __restrict__ derivatives, float* __restrict__ d,
                   int width, int height, float l2, float half_l1, float scale, float t0, float t1, float t2, float t3,
