@@ -679,7 +679,7 @@ def _size(size: int, pixels: int) -> str:
 
 
 def _numbers(values: Sequence[float]) -> str:
-    return " ".join(f"{value:.3g}" for value in values)
+    return " ".join(f"{value:.0f}" if value >= 1000 else f"{value:.3g}" for value in values)
 
 
 COMMANDS: dict[str, tuple[type, Callable[[Any], int]]] = {
