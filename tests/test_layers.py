@@ -14,7 +14,8 @@ ROOT = Path(splat2d.__file__).parent
 # A folder is one unit: engine stands for engine/__init__.py and everything beside it.
 EVERYTHING = {
     *("errors", "config", "splats", "atomic", "images", "storage", "files", "metrics", "inspection", "engine"),
-    *("rendering", "seeding", "fitting", "batch", "scene", "demo", "bench", "codec", "pillow", "__init__"),
+    *("rendering", "seeding", "fitting", "batch", "scene", "demo", "bench", "codec", "compression"),
+    *("pillow", "__init__"),
 }
 MAY_IMPORT = {
     "errors": set(),
@@ -31,6 +32,7 @@ MAY_IMPORT = {
     "seeding": {"splats", "_cpu"},
     "fitting": {"errors", "config", "splats", "engine", "seeding", "metrics"},
     "batch": {"errors", "config", "splats", "engine", "seeding", "fitting", "_cpu"},
+    "compression": {"errors", "codec", "config", "engine", "fitting", "metrics", "rendering", "seeding", "splats"},
     "scene": set(),
     "codec": {"errors", "splats", "_cpu"},
     "pillow": {"errors", "codec", "fitting", "images", "rendering"},

@@ -25,6 +25,11 @@ class Loss:
             got = f"l2={self.l2} l1={self.l1} ssim={self.ssim}"
             raise InputError(f"loss: weights must be finite, >= 0 and not all 0, got {got}")
 
+    def normalized(self) -> Loss:
+        """The same mix with weights that sum to 1."""
+        total = self.l2 + self.l1 + self.ssim
+        return Loss(self.l2 / total, self.l1 / total, self.ssim / total)
+
     @classmethod
     def parse(cls, text: str) -> Loss:
         """Reads "l2", "l1", "ssim" or a mix such as "0.8*l1+0.2*ssim". Raises InputError."""
@@ -71,3 +76,30 @@ class FitConfig:
         for name, known in (("preset", get_args(Preset)), ("device", get_args(Device))):
             if getattr(self, name) not in known:
                 raise InputError(f'{name}: "{getattr(self, name)}" is unknown; choose from {", ".join(known)}')
+
+
+@dataclass(frozen=True, slots=True)
+class CompressConfig:
+    """Everything that decides what a picture is compressed to. Raises InputError.
+
+    Give one of bytes, quality and psnr, or none for a quality that suits most.
+    """
+
+    bytes: int | None = None  # budget: the file must not be larger
+    quality: float | None = None  # budget: 0 (small) to 100 (faithful)
+    psnr: float | None = None  # budget: dB that the decoded file must reach
+    preset: Preset = "balanced"
+    loss: Loss = field(default_factory=Loss)
+    seed: int = 0
+    device: Device = "auto"
+    threads: int | None = None  # None: every core; the result does not depend on it
+
+    def __post_init__(self) -> None:
+        given = [name for name in ("bytes", "quality", "psnr") if getattr(self, name) is not None]
+        if len(given) > 1:
+            raise InputError(f"two budgets given, {given[0]} and {given[1]}; give one")
+        if self.bytes is not None and (not isinstance(self.bytes, int) or self.bytes < 1):
+            raise InputError(f"bytes: must be a whole number, 1 or more, got {self.bytes}")
+        if self.quality is not None and not 0 <= self.quality <= 100:
+            raise InputError(f"quality: must be 0 to 100, got {self.quality}")
+        FitConfig(psnr=self.psnr, preset=self.preset, seed=self.seed, device=self.device, threads=self.threads)

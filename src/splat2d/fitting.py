@@ -115,7 +115,7 @@ def fit_steps(image: Floats, config: FitConfig) -> Iterator[Progress]:
 
     The caller may stop at any time; the last event of a complete run holds the best state. Raises InputError.
     """
-    run = _Run(_checked(image), config)
+    run = _Run(checked(image), config)
     recipe = RECIPES[config.preset]
     steps = config.steps or recipe.steps
     if config.psnr is None:
@@ -127,7 +127,8 @@ def fit_steps(image: Floats, config: FitConfig) -> Iterator[Progress]:
     yield run.final()
 
 
-def _checked(image: Floats) -> Floats:
+def checked(image: Floats) -> Floats:
+    """A picture that can be fitted, float32 [H, W, C]. Raises InputError."""
     if not isinstance(image, np.ndarray) or image.ndim != 3 or not np.issubdtype(image.dtype, np.floating):
         what = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
         raise InputError(f"fit: expected a float array [height, width, channels] with values in 0..1, got {what}")
@@ -145,6 +146,51 @@ def finite_float32(image: Floats, what: str) -> Floats:
     return image
 
 
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A picture as the engines see it."""
+
+    image: Floats  # [H, W, C], in units
+    base: Floats  # [C], the background in units
+    background: Floats  # [C] of the picture
+    unit: float  # of the engine, in values of the picture
+    standard: bool  # judged after a clamp to [0, 1], with the peak at 1
+    peak: float
+
+    @classmethod
+    def of(cls, image: Floats) -> Target:
+        """image: float32 [H, W, C], every value finite."""
+        height, _, _ = image.shape
+        # Rows first: numpy takes a maximum over both axes seventy times as slowly.
+        rows = image.reshape(height, -1)
+        lowest, highest = (by_row.reshape(-1, image.shape[2]) for by_row in (rows.min(0), rows.max(0)))
+        low, high = float(lowest.min()), float(highest.max())
+        standard = low >= 0 and high <= 1
+        background = image.mean((0, 1), dtype=np.float64)
+        if standard:
+            background = np.rint(background * 255) / 255  # a file holds it in a byte
+        contrast = float(max((highest.max(0) - background).max(), (background - lowest.min(0)).max()))
+        # The learning rates suit ordinary photos. Of faint pictures and of those beyond [0, 1] the engine sees the
+        # difference from the background, at the contrast of such a photo.
+        unit = 1.0 if contrast == 0 or (standard and contrast >= FAINT) else contrast / ORDINARY
+        rounded = background.astype(np.float32)
+        peak = 1.0 if standard else max(abs(low), abs(high))
+        if unit == 1:
+            return cls(image, rounded, rounded, unit, standard, peak)
+        return cls((image - rounded) / np.float32(unit), np.zeros_like(rounded), rounded, unit, standard, peak)
+
+    def psnr(self, evaluation: Evaluation) -> float:
+        """dB"""
+        clamped = self.standard and self.unit == 1  # in other units the limits of the clamp are not known
+        error = (evaluation.clamped if clamped else evaluation.squared) * (self.unit / self.peak) ** 2
+        return -10 * math.log10(error) if error > 0 else math.inf
+
+    def splats(self, means: Floats, log_cholesky: Floats, colors: Floats) -> Splats:
+        """From what a session holds."""
+        height, width, _ = self.image.shape
+        return Splats(means, log_cholesky, colors * np.float32(self.unit), width, height, self.background)
+
+
 class _Run:
     """A session with its clock and the best state so far."""
 
@@ -152,26 +198,11 @@ class _Run:
         self.height, self.width, self.channels = image.shape
         self.seed = config.seed
         self.started = time.perf_counter()
-        # Rows first: numpy takes a maximum over both axes seventy times as slowly.
-        rows = image.reshape(self.height, -1)
-        lowest, highest = (by_row.reshape(-1, self.channels) for by_row in (rows.min(0), rows.max(0)))
-        low, high = float(lowest.min()), float(highest.max())
-        self.standard = low >= 0 and high <= 1  # judged after a clamp to [0, 1], with the peak at 1
-        self.peak = 1.0 if self.standard else max(abs(low), abs(high))
-        background = image.mean((0, 1), dtype=np.float64)
-        contrast = float(max((highest.max(0) - background).max(), (background - lowest.min(0)).max()))
-        # The learning rates suit ordinary photos. Of faint pictures and of those beyond [0, 1] the engine sees the
-        # difference from the background, at the contrast of such a photo.
-        self.unit = 1.0 if contrast == 0 or (self.standard and contrast >= FAINT) else contrast / ORDINARY
-        self.background = background.astype(np.float32)
-        self.image, self.base = image, self.background  # as the engine sees them
-        if self.unit != 1:
-            self.image = (image - self.background) / np.float32(self.unit)
-            self.base = np.zeros_like(self.background)
-        total = config.loss.l2 + config.loss.l1 + config.loss.ssim
-        loss = Loss(config.loss.l2 / total, config.loss.l1 / total, config.loss.ssim / total)
+        self.target = Target.of(image)
         self.optimizer = Optimizer()
-        self.session: Session = engine(config.device).start(self.image, self.base, loss, self.optimizer, config.threads)
+        self.session: Session = engine(config.device).start(
+            self.target.image, self.target.base, config.loss.normalized(), self.optimizer, config.threads
+        )
         self.step = 0
         self.planned = 0
         # Blocks end at fixed steps, so that what is evaluated, and kept as best, does not depend on the machine.
@@ -181,7 +212,8 @@ class _Run:
 
     def seed_splats(self, count: int, sigma: float) -> None:
         least = math.exp(self.optimizer.log_min)
-        self.session.set_splats(*initial_splats(self.image, self.base, count, sigma, least, self.seed))
+        target = self.target
+        self.session.set_splats(*initial_splats(target.image, target.base, count, sigma, least, self.seed))
         self.session.sort()
 
     def advance(self, rates: Floats, full: bool) -> Iterator[Progress]:
@@ -199,9 +231,9 @@ class _Run:
             step=self.step,
             steps=self.planned,
             count=self.session.count,
-            psnr=self.psnr(evaluation),
+            psnr=self.target.psnr(evaluation),
             seconds=time.perf_counter() - self.started,
-            splats=self.splats(),
+            splats=self.target.splats(*self.session.get_splats()),
             best=best,
         )
         if best:
@@ -212,16 +244,6 @@ class _Run:
         assert self.best is not None  # every run ends with steps at the full budget
         seconds = time.perf_counter() - self.started
         return Progress(self.step, self.step, self.best.count, self.best.psnr, seconds, self.best.splats, True)
-
-    def psnr(self, evaluation: Evaluation) -> float:
-        clamped = self.standard and self.unit == 1  # in other units the limits of the clamp are not known
-        error = (evaluation.clamped if clamped else evaluation.squared) * (self.unit / self.peak) ** 2
-        return -10 * math.log10(error) if error > 0 else math.inf
-
-    def splats(self) -> Splats:
-        means, log_cholesky, colors = self.session.get_splats()
-        scale = np.float32(self.unit)
-        return Splats(means, log_cholesky, colors * scale, self.width, self.height, self.background)
 
     def grow(self, count: int, power: float, sigma: float) -> None:
         self.session.grow(count - self.session.count, power, sigma, self.event_seed())
@@ -240,9 +262,9 @@ def spacing(run: _Run, count: int) -> float:
     return math.sqrt(run.width * run.height / count)
 
 
-def cosine_rates(steps: int) -> Floats:
-    """Multipliers of the learning rates: 1, then a cosine down to RATE_FINAL. [steps]"""
-    fraction = np.clip((np.arange(steps) / steps - RATE_CONSTANT) / (1 - RATE_CONSTANT), 0, 1)
+def cosine_rates(steps: int, constant: float = RATE_CONSTANT) -> Floats:
+    """Multipliers of the learning rates: 1 for a constant share of the steps, then a cosine to RATE_FINAL. [steps]"""
+    fraction = np.clip((np.arange(steps) / steps - constant) / (1 - constant), 0, 1)
     return (RATE_FINAL + (1 - RATE_FINAL) * 0.5 * (1 + np.cos(np.pi * fraction))).astype(np.float32)
 
 

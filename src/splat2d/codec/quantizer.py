@@ -87,16 +87,18 @@ def quality_index_of(step: float) -> int:
     return int(np.clip(round(16 * (2 - np.log2(step))), 0, QUALITY_INDICES - 1))
 
 
-def energy_class(v: Integers) -> NDArray[np.int64]:
+def energy_class(v: NDArray[np.integer]) -> NDArray[np.int64]:
     """Class of splats from their indices of v, int [N, C]. [N]"""
     squares = (v.astype(np.int64) ** 2).sum(1)
-    return np.searchsorted(THRESHOLDS, squares, side="right")
+    found: NDArray[np.int64] = np.searchsorted(THRESHOLDS, squares, side="right")
+    return found
 
 
 def position_bits(log_fixed: NDArray[np.int64], k: NDArray[np.int64], cell_exponent: int) -> NDArray[np.int64]:
     """Bits of a coordinate below its cell, from a (for x) or c (for y) in 1 / ONE. [N]"""
     bits = (cell_exponent * ONE - LOG2_UNITS[k] - ((log_fixed * LOG2_E) >> 16) + ONE // 2) >> 16
-    return np.clip(bits, 0, MOST_BITS)
+    limited: NDArray[np.int64] = np.clip(bits, 0, MOST_BITS)
+    return limited
 
 
 def lattice_for(splats: Splats) -> Lattice:

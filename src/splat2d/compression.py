@@ -1,0 +1,429 @@
+"""Compressing: a picture becomes a small .s2d file.
+
+Three phases over one engine session: a fit that knows nothing of the codec; training under the noise of the codec's
+steps and the gradient of the rate, in which splats that do not pay for their bits fade and are dropped; freezing, in
+which the splats are rounded a few at a time while the others make up for the error.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from splat2d import codec
+from splat2d.codec.quantizer import Lattice, dequantize, quantize, step_of
+from splat2d.config import CompressConfig, Device, FitConfig, Loss, Preset
+from splat2d.engine import Coding, Floats, Optimizer, Session, engine
+from splat2d.errors import InputError
+from splat2d.fitting import NEW_SIZE, NEW_SIZE_LEAST, Progress, Target, checked, cosine_rates, draw_power, fit_steps
+from splat2d.metrics import psnr as psnr_of
+from splat2d.rendering import render
+from splat2d.seeding import SIZE
+from splat2d.splats import Splats
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """Steps of the phases. Measured in docs/decisions.md."""
+
+    fit: int
+    train: int
+    stages: int  # of freezing
+    stage_steps: int
+
+
+SCHEDULES: dict[Preset, Schedule] = {
+    "fast": Schedule(300, 600, 10, 20),
+    "balanced": Schedule(400, 1500, 20, 20),
+    "best": Schedule(600, 4000, 40, 20),
+}
+OPTIMIZER = Optimizer(mean_rate=0.3, diagonal_rate=0.04, shear_rate=0.12, color_rate=0.02)  # of the last two phases
+FREEZING_RATE = 0.25  # of these learning rates, falling to a tenth of that within each stage
+
+RATE_WEIGHT = 1.0  # rho: of the gradient of the rate, where 1 is the balance of error and bits at fine steps
+NOISE_SHARE = 0.7  # of the error of the first phase: what rounding its splats at once would add
+ERROR_EXPONENT = 1.16  # the squared error of a fit falls with this power of its number of splats
+SURPLUS = 1.4  # splats to begin with for every splat that is left in the end
+BITS_PER_SPLAT, BITS_PER_CHANNEL = 20, 3  # a first guess, before anything is coded
+PIXELS_PER_SPLAT = 100  # of the first guess where the quality is given
+GUESSES = 3
+FADED = 0.6  # |v| in steps: splats fainter than this have no future
+INTERVALS, LEAST_INTERVAL = 30, 20  # looks at the splats during the training, and steps between them
+RELOCATING = 0.5  # share of the training in which faded splats move to where the error is; after that they are dropped
+RELOCATED = 0.02  # share of the splats that move along with them
+
+# How a file comes to its size: the steps are adapted during the training, then settled; what is too much then is
+# dropped, the weakest splats first, a little less than needed so that the others can make up for it.
+CONTROLLED, SETTLED = 0.15, 0.7  # shares of the training
+CONTROL = 0.5  # of the difference, each time
+INDICES_PER_OCTAVE = 20  # of size
+GROWTH = 1.035  # of the size by freezing, mostly in its first stages: splats that are not yet rounded grow stronger
+SPARE = 1.02
+REFINEMENTS, FEW_BYTES = (
+    2,
+    8,
+)  # repetitions with finer steps where a file is smaller than 99 % of its budget, and 8 bytes
+FIRST_INDEX, LAST_INDEX, MIDDLE_INDEX = 0, 200, 96
+
+QUALITY = 50.0  # where nothing else is asked for
+DECIBELS_PER_INDEX = 0.18
+CLOSE = 0.15  # dB above the wanted PSNR that are near enough
+TRIES = 6
+
+
+@dataclass(frozen=True, slots=True)
+class Compressed:
+    """A file and what it holds."""
+
+    data: bytes
+    splats: Splats  # as a decoder gives them
+    psnr: float  # dB, of these splats
+    steps: int
+    seconds: float
+
+
+def compress(
+    image: Floats,
+    *,
+    bytes: int | None = None,
+    quality: float | None = None,
+    psnr: float | None = None,
+    preset: Preset = "balanced",
+    loss: str | Loss = "l2",
+    seed: int = 0,
+    device: Device = "auto",
+    threads: int | None = None,
+    metadata: codec.Metadata | None = None,
+) -> Compressed:
+    """The best .s2d file for image, float [H, W, C], within one budget. Raises InputError.
+
+    bytes: the size that the file must not exceed. quality: 0 (small) to 100 (faithful). psnr: dB that the decoded file
+    must reach. Without a budget: a quality of QUALITY.
+    """
+    config = CompressConfig(
+        bytes=bytes,
+        quality=quality,
+        psnr=psnr,
+        preset=preset,
+        loss=Loss.parse(loss) if isinstance(loss, str) else loss,
+        seed=seed,
+        device=device,
+        threads=threads,
+    )
+    for event in compress_steps(image, config, metadata):
+        if isinstance(event, Compressed):
+            return event
+    raise AssertionError("compress_steps ends with a file")
+
+
+def compress_steps(
+    image: Floats, config: CompressConfig, metadata: codec.Metadata | None = None
+) -> Iterator[Progress | Compressed]:
+    """Compresses image, float [H, W, C]; yields after every block of steps, and the file last. Raises InputError."""
+    run = _Run(checked(image), config, metadata)
+    if config.psnr is not None:
+        yield from _to_psnr(run, config.psnr)
+    elif config.bytes is not None:
+        yield from _to_bytes(run, config.bytes)
+    else:
+        yield from _at_index(run, codec.quality_index(QUALITY if config.quality is None else config.quality))
+
+
+class _Run:
+    """What all phases share."""
+
+    def __init__(self, image: Floats, config: CompressConfig, metadata: codec.Metadata | None) -> None:
+        self.started = time.perf_counter()
+        self.config, self.metadata = config, metadata
+        self.schedule = SCHEDULES[config.preset]
+        self.image = image
+        self.target = Target.of(image)
+        self.height, self.width, self.channels = image.shape
+        self.step = 0
+
+    def session(self, splats: Splats) -> Session:
+        loss = self.config.loss.normalized()
+        target = self.target
+        made = engine(self.config.device).start(target.image, target.base, loss, OPTIMIZER, self.config.threads)
+        self.set_splats(made, splats, None)
+        made.sort()
+        return made
+
+    def set_splats(self, session: Session, splats: Splats, frozen: NDArray[np.bool_] | None) -> None:
+        colors = splats.colors / np.float32(self.target.unit)
+        session.set_splats(splats.means, splats.log_cholesky, colors, frozen)
+
+    def splats(self, session: Session) -> Splats:
+        means, log_cholesky, colors = session.get_splats()
+        return self.target.splats(means, log_cholesky, colors)
+
+    def coding(self, index: float) -> Coding:
+        step = 2 ** (2 - index / 16) / self.target.unit
+        return Coding(step, 7 / 12 * RATE_WEIGHT * math.pi * step**2, self.config.seed)
+
+    def progress(self, session: Session, planned: int) -> Progress:
+        decibels = self.target.psnr(session.evaluate())
+        seconds = time.perf_counter() - self.started
+        return Progress(self.step, planned, session.count, decibels, seconds, self.splats(session), False)
+
+    def finished(self, data: bytes) -> Compressed:
+        splats = codec.decode(data)
+        pixels = render(splats, device=self.config.device, threads=self.config.threads)
+        return Compressed(data, splats, psnr_of(pixels, self.image), self.step, time.perf_counter() - self.started)
+
+
+def _at_index(run: _Run, index: int) -> Iterator[Progress | Compressed]:
+    """A file of this quality index, with as many splats as pay for their bits."""
+    pixels = run.width * run.height
+    count = max(1, pixels // PIXELS_PER_SPLAT)
+    for _ in range(GUESSES):
+        splats, squares = yield from _first_fit(run, count)
+        # Noise grows with the count and the error falls; the count to take is where their ratio is NOISE_SHARE.
+        noise = count * _noise_of_splat(index, run.channels)
+        ratio = NOISE_SHARE * squares / max(noise, 1e-12)
+        wanted = min(max(1, round(count * ratio ** (1 / (1 + ERROR_EXPONENT)))), pixels)
+        if wanted == count or count / 1.5 < wanted < 1.25 * count:
+            break
+        count = wanted
+    yield from _coded(run, splats, float(index), None)
+
+
+def _to_bytes(run: _Run, size: int) -> Iterator[Progress | Compressed]:
+    """The best file of at most so many bytes."""
+    least = len(_file(run, _dot(run), 0))
+    if size < least:
+        raise InputError(f"bytes: a file of this picture takes at least {least} bytes, got {size}")
+    count = round(SURPLUS * 8 * size / (BITS_PER_SPLAT + BITS_PER_CHANNEL * run.channels))
+    count = min(max(count, 1), run.width * run.height)
+    splats, squares = yield from _first_fit(run, count)
+    # Steps such that rounding all splats at once would add NOISE_SHARE of their error.
+    index = 8 * math.log2(max(count * _noise_of_splat(0, run.channels), 1e-12) / max(NOISE_SHARE * squares, 1e-12))
+    yield from _coded(run, splats, min(max(index, FIRST_INDEX), LAST_INDEX), size)
+
+
+def _to_psnr(run: _Run, wanted: float) -> Iterator[Progress | Compressed]:
+    """The smallest file that these schedules find whose picture reaches so many dB."""
+    index, best = MIDDLE_INDEX, None
+    tried: dict[int, float] = {}
+    while len(tried) < TRIES and index not in tried:
+        for event in _at_index(run, index):
+            if isinstance(event, Progress):
+                yield event
+            else:
+                found = event
+        tried[index] = found.psnr
+        if found.psnr >= wanted and (best is None or len(found.data) < len(best.data)):
+            best = found
+        if wanted <= found.psnr < wanted + CLOSE:
+            break
+        index = min(max(_next_index(tried, wanted), FIRST_INDEX), LAST_INDEX)
+    if best is None:
+        raise InputError(f"psnr: {max(tried.values()):.2f} dB is what this picture reaches, {wanted:g} is not")
+    yield best
+
+
+def _next_index(tried: dict[int, float], wanted: float) -> int:
+    """The quality index where the PSNR of those tried leads to expect the wanted one."""
+    below = max((i for i, decibels in tried.items() if decibels < wanted), default=None)
+    above = min((i for i, decibels in tried.items() if decibels >= wanted), default=None)
+    if below is None or above is None or below > above:
+        nearest = min(tried, key=lambda i: abs(tried[i] - wanted))
+        return nearest + math.ceil((wanted - tried[nearest]) / DECIBELS_PER_INDEX)
+    share = (wanted - tried[below]) / (tried[above] - tried[below])
+    return min(below + max(1, math.ceil(share * (above - below))), max(above - 1, below + 1))
+
+
+def _first_fit(run: _Run, count: int) -> Generator[Progress, None, tuple[Splats, float]]:
+    """Splats that know nothing of the codec, and their squared error, a sum over pixels and channels."""
+    config = run.config
+    plain = FitConfig(
+        splats=count,
+        preset="fast",
+        steps=run.schedule.fit,
+        loss=config.loss,
+        seed=config.seed,
+        device=config.device,
+        threads=config.threads,
+    )
+    for progress in fit_steps(run.image, plain):
+        yield replace(progress, seconds=time.perf_counter() - run.started, best=False)
+    run.step += progress.step
+    return progress.splats, 10 ** (-progress.psnr / 10) * run.target.peak**2 * run.image.size
+
+
+def _noise_of_splat(index: float, channels: int) -> float:
+    """Squared error that rounding adds per splat: each of its parameters a twelfth of pi step^2."""
+    return (5 + channels) / 12 * math.pi * (2 ** (2 - index / 16)) ** 2
+
+
+def _coded(run: _Run, splats: Splats, index: float, size: int | None) -> Iterator[Progress | Compressed]:
+    """Trains and freezes splats; size: bytes not to be exceeded, for which the quality index may change."""
+    schedule = run.schedule
+    session = run.session(splats)
+    planned = run.step + schedule.train + (schedule.stages - 1) * schedule.stage_steps
+    rates = cosine_rates(schedule.train, constant=0)
+    interval = max(LEAST_INTERVAL, schedule.train // INTERVALS)
+    for first in range(0, schedule.train, interval):
+        session.run(rates[first : first + interval], run.coding(index))
+        run.step += len(rates[first : first + interval])
+        done = (first + interval) / schedule.train
+        if size is not None and CONTROLLED <= done < SETTLED:
+            now = len(_file(run, run.splats(session), round(index)))
+            expected = size * SPARE / (GROWTH if done > RELOCATING else 1.0)
+            index -= CONTROL * INDICES_PER_OCTAVE * math.log2(now / expected)
+            index = min(max(index, FIRST_INDEX), LAST_INDEX)
+        elif done >= SETTLED:
+            index = math.ceil(index)
+        _tend(run, session, index, relocate=done <= RELOCATING, seed=run.step)
+        if size is not None and done >= SETTLED:
+            index = _settle(run, session, math.ceil(index), SPARE * size / GROWTH)
+        yield run.progress(session, planned)
+
+    trained = run.splats(session)
+    for finer in range(REFINEMENTS + 1):
+        data = yield from _frozen(run, session, trained, min(math.ceil(index) + finer, LAST_INDEX), size, planned)
+        if size is None or len(data) >= 0.99 * size - FEW_BYTES:
+            break
+        planned += (schedule.stages - 1) * schedule.stage_steps
+    yield run.finished(data)
+
+
+def _tend(run: _Run, session: Session, index: float, *, relocate: bool, seed: int) -> None:
+    """Moves faded splats to where they are needed, or drops them."""
+    faded = (FADED * run.coding(index).step) ** 2
+    if not relocate:
+        if session.count > 1:
+            session.prune(min(faded, float(np.max(_energies(session)))))
+        return
+    count = session.count
+    moved = min(int((_energies(session) < faded).sum()) + int(RELOCATED * count), count // 2)
+    if moved:
+        pixels = run.width * run.height / count
+        size = max(NEW_SIZE_LEAST, NEW_SIZE * SIZE * math.sqrt(pixels))
+        session.relocate(moved, draw_power(pixels), size, run.config.seed * 1_000_003 + seed)
+        session.sort()
+
+
+def _energies(session: Session) -> Floats:
+    """|v|^2 of the splats, in units of the session. [N]"""
+    _, log_cholesky, colors = session.get_splats()
+    energies: Floats = (colors**2).sum(1) * np.exp(log_cholesky[:, 0] + log_cholesky[:, 2])
+    return energies
+
+
+def _settle(run: _Run, session: Session, index: int, size: float) -> int:
+    """Drops the faintest splats until the file is no larger; if it is smaller by an index, the next finer index."""
+    splats = run.splats(session)
+    if len(_file(run, splats, index)) * 2 ** (1 / INDICES_PER_OCTAVE) < size:
+        return min(index + 1, LAST_INDEX)
+    kept = _most_that_fit(run, splats, index, size)
+    if kept < len(splats):
+        session.prune(float(np.sort(_energies(session))[len(splats) - kept]))
+    return index
+
+
+def _most_that_fit(run: _Run, splats: Splats, index: int, size: float, lattice: Lattice | None = None) -> int:
+    """How many of the splats, the strongest first, a file of so many bytes can hold; at least 1."""
+    if len(_file(run, splats, index, lattice)) <= size:
+        return len(splats)
+    order = _strongest(splats)
+    low, high = 1, len(splats)  # low fits, or nothing does; high does not
+    while high - low > max(1, low // 1000):
+        middle = (low + high) // 2
+        if len(_file(run, _some(splats, order[:middle]), index, lattice)) <= size:
+            low = middle
+        else:
+            high = middle
+    return low
+
+
+def _frozen(
+    run: _Run, session: Session, splats: Splats, index: int, size: int | None, planned: int
+) -> Generator[Progress, None, bytes]:
+    """Rounds a random share of the splats, lets the others make up for it, and so on until none is left; the file."""
+    schedule = run.schedule
+    quantized, kept = quantize(splats, index)
+    lattice = quantized.lattice
+    splats = _some(splats, kept)
+    turn = np.random.default_rng(run.config.seed).permutation(len(splats)) / max(1, len(splats))
+    frozen = np.zeros(len(splats), bool)
+    rates = np.linspace(FREEZING_RATE, FREEZING_RATE / 10, schedule.stage_steps, dtype=np.float32)
+    for stage in range(1, schedule.stages):
+        share = stage / schedule.stages
+        splats, frozen, keep = _freeze(splats, frozen, turn < share, index, lattice)
+        turn = turn[keep]
+        if size is not None:
+            expected = len(_file(run, splats, index, lattice)) * (1 + (GROWTH - 1) * (1 - share) ** 3)
+            excess = len(splats) * (1 - size * (1 + (SPARE - 1) * (1 - share)) / expected)
+            keep = _without_weakest(splats, ~frozen, int(excess))
+            splats, frozen, turn = _some(splats, keep), frozen[keep], turn[keep]
+        run.set_splats(session, splats, frozen)
+        session.run(rates)
+        run.step += len(rates)
+        splats = run.splats(session)
+        yield run.progress(session, planned)
+    if size is not None:
+        splats = _some(splats, _strongest(splats)[: _most_that_fit(run, splats, index, size, lattice)])
+    return _file(run, splats, index, lattice)
+
+
+def _freeze(
+    splats: Splats, frozen: NDArray[np.bool_], due: NDArray[np.bool_], index: int, lattice: Lattice
+) -> tuple[Splats, NDArray[np.bool_], NDArray[np.int64]]:
+    """Rounds the splats that are due and not yet frozen; also which are left: those that do not round to nothing."""
+    quantized, survivors = quantize(splats, index, lattice)
+    rounded = dequantize(quantized, splats.background)
+    fresh = due & ~frozen
+    means, log_cholesky, colors = splats.means.copy(), splats.log_cholesky.copy(), splats.colors.copy()
+    at = fresh[survivors]
+    into = survivors[at]
+    means[into], log_cholesky[into], colors[into] = rounded.means[at], rounded.log_cholesky[at], rounded.colors[at]
+    lost = fresh.copy()
+    lost[survivors] = False
+    keep = np.flatnonzero(~lost)
+    changed = replace(splats, means=means, log_cholesky=log_cholesky, colors=colors)
+    return _some(changed, keep), (frozen | fresh)[keep], keep
+
+
+def _without_weakest(splats: Splats, candidates: NDArray[np.bool_], count: int) -> NDArray[np.int64]:
+    """Indices of all splats but the count weakest of the candidates, in their order."""
+    order = _strongest(splats)
+    weakest = order[candidates[order]][::-1][: max(count, 0)]
+    keep = np.ones(len(splats), bool)
+    keep[weakest] = False
+    return np.flatnonzero(keep)
+
+
+def _strongest(splats: Splats) -> NDArray[np.int64]:
+    """Indices of the splats by falling energy."""
+    energy = (splats.colors.astype(np.float64) ** 2).sum(1) * np.exp(splats.log_cholesky[:, [0, 2]].sum(1))
+    order: NDArray[np.int64] = np.argsort(-energy, kind="stable")
+    return order
+
+
+def _some(splats: Splats, chosen: NDArray[np.int64]) -> Splats:
+    return replace(
+        splats,
+        means=splats.means[chosen],
+        log_cholesky=splats.log_cholesky[chosen],
+        colors=splats.colors[chosen],
+    )
+
+
+def _file(run: _Run, splats: Splats, index: int, lattice: Lattice | None = None) -> bytes:
+    return codec.write(quantize(splats, index, lattice)[0], splats.background, run.metadata)
+
+
+def _dot(run: _Run) -> Splats:
+    """One splat that survives the coarsest steps."""
+    size = np.log(np.float32(step_of(0)))
+    return run.target.splats(
+        np.array([[run.width / 2, run.height / 2]], np.float32),
+        np.array([[size, 0, size]], np.float32),
+        np.full((1, run.channels), 1 / run.target.unit, np.float32),
+    )
