@@ -40,22 +40,21 @@ class Schedule:
 SCHEDULES: dict[Preset, Schedule] = {
     "fast": Schedule(300, 600, 10, 20),
     "balanced": Schedule(400, 1500, 20, 20),
-    "best": Schedule(600, 4000, 40, 20),
+    "best": Schedule(600, 8000, 40, 20),
 }
-OPTIMIZER = Optimizer(mean_rate=0.3, diagonal_rate=0.04, shear_rate=0.12, color_rate=0.02)  # of the last two phases
+OPTIMIZER = Optimizer(mean_rate=0.3, diagonal_rate=0.08, shear_rate=0.12, color_rate=0.02)  # of the last two phases
 FREEZING_RATE = 0.25  # of these learning rates, falling to a tenth of that within each stage
 
 RATE_WEIGHT = 1.0  # rho: of the gradient of the rate, where 1 is the balance of error and bits at fine steps
-NOISE_SHARE = 0.7  # of the error of the first phase: what rounding its splats at once would add
+NOISE_SHARE = 0.9  # of the error of the first phase: what rounding its splats at once would add
 ERROR_EXPONENT = 1.16  # the squared error of a fit falls with this power of its number of splats
-SURPLUS = 1.4  # splats to begin with for every splat that is left in the end
+SURPLUS = 1.6  # splats to begin with for every splat that is left in the end
 BITS_PER_SPLAT, BITS_PER_CHANNEL = 20, 3  # a first guess, before anything is coded
 PIXELS_PER_SPLAT = 100  # of the first guess where the quality is given
 GUESSES = 3
 FADED = 0.6  # |v| in steps: splats fainter than this have no future
 INTERVALS, LEAST_INTERVAL = 30, 20  # looks at the splats during the training, and steps between them
 RELOCATING = 0.5  # share of the training in which faded splats move to where the error is; after that they are dropped
-RELOCATED = 0.02  # share of the splats that move along with them
 
 # How a file comes to its size: the steps are adapted during the training, then settled; what is too much then is
 # dropped, the weakest splats first, a little less than needed so that the others can make up for it.
@@ -63,7 +62,7 @@ CONTROLLED, SETTLED = 0.15, 0.7  # shares of the training
 CONTROL = 0.5  # of the difference, each time
 INDICES_PER_OCTAVE = 20  # of size
 GROWTH = 1.035  # of the size by freezing, mostly in its first stages: splats that are not yet rounded grow stronger
-SPARE = 1.02
+SPARE = 1.01
 REFINEMENTS, FEW_BYTES = (
     2,
     8,
@@ -300,10 +299,9 @@ def _tend(run: _Run, session: Session, index: float, *, relocate: bool, seed: in
         if session.count > 1:
             session.prune(min(faded, float(np.max(_energies(session)))))
         return
-    count = session.count
-    moved = min(int((_energies(session) < faded).sum()) + int(RELOCATED * count), count // 2)
+    moved = min(int((_energies(session) < faded).sum()), session.count // 2)
     if moved:
-        pixels = run.width * run.height / count
+        pixels = run.width * run.height / session.count
         size = max(NEW_SIZE_LEAST, NEW_SIZE * SIZE * math.sqrt(pixels))
         session.relocate(moved, draw_power(pixels), size, run.config.seed * 1_000_003 + seed)
         session.sort()
