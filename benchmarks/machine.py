@@ -14,11 +14,11 @@ ROOT = Path(__file__).resolve().parents[1]
 DATA = ROOT.parent / "shared" / "data"  # the test pictures lie beside a checkout
 
 
-def describe(threads: int | None, device: Device = "cpu") -> str:
-    """One line: commit, GPU if it computes, CPU, instruction set, threads, date."""
+def describe(threads: int | None, device: Device = "cpu", version: str | None = None) -> str:
+    """One line: commit (or version, where there is no repository), GPU if it computes, CPU, threads, date."""
     cores = f"{threads or os.cpu_count()} of {os.cpu_count()} threads"
     gpu = f"{engine(device).label}, " if device == "cuda" else ""
-    return f"Commit {commit()}, {gpu}{cpu()}, {_cpu.instruction_set()}, {cores}, {datetime.now(UTC).date()}"
+    return f"Commit {version or commit()}, {gpu}{cpu()}, {_cpu.instruction_set()}, {cores}, {datetime.now(UTC).date()}"
 
 
 def commit() -> str:
