@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <stdexcept>
 
+#include "context.h"
 #include "packets.h"
 
 namespace nb = nanobind;
@@ -16,9 +17,11 @@ using namespace nb::literals;
 namespace splat2d::codec {
 namespace {
 
-constexpr std::size_t kMostChannels = 2048;  // |i_v| < 2^20, so that the sum of their squares has less than 52 bits
+constexpr std::size_t kMostChannels = 2048;  // |i_v| < 2^20, so that the sum of their squares has less than 52
+                                             // bits
 
-template <class T> nb::ndarray<nb::numpy, T> own(std::vector<T> data, std::initializer_list<std::size_t> shape) {
+template <class T>
+nb::ndarray<nb::numpy, T> own(std::vector<T> data, std::initializer_list<std::size_t> shape) {
   auto* kept = new std::vector<T>(std::move(data));
   nb::capsule owner(kept, [](void* p) noexcept { delete static_cast<std::vector<T>*>(p); });
   return nb::ndarray<nb::numpy, T>(kept->data(), shape, owner);
@@ -63,11 +66,14 @@ auto decode(std::vector<nb::bytes> payloads, std::vector<std::int64_t> counts, s
 void bind(nb::module_& m) {
   m.def("encode_packets", &encode, "indices"_a.noconvert(), "counts"_a, nb::kw_only(), "width"_a, "height"_a,
         "cell_exponent"_a, "margin"_a,
-        "Splats as integers [N, 5 + C] (X, Y, a, beta, c, v), sorted by packet, and the length of each packet -> bytes "
-        "of each packet, and the row [N] that each decoded splat stands in. Raises ValueError beyond the limits.");
+        "Splats as integers [N, 5 + C] (X, Y, a, beta, c, v), sorted by "
+        "packet, and the length of each packet -> bytes "
+        "of each packet, and the row [N] that each decoded splat stands in. "
+        "Raises ValueError beyond the limits.");
   m.def("decode_packets", &decode, "payloads"_a, "counts"_a, "channels"_a, nb::kw_only(), "width"_a, "height"_a,
         "cell_exponent"_a, "margin"_a,
-        "The first packets of a file -> their splats int32 [n, 5 + C], and the bits that cells, refinement, shape and "
+        "The first packets of a file -> their splats int32 [n, 5 + C], and the "
+        "bits that cells, refinement, shape and "
         "colour took [4]. Raises ValueError for bytes that are no packets.");
 }
 

@@ -2,252 +2,207 @@
 
 #include <algorithm>
 #include <numeric>
-#include <stdexcept>
 #include <utility>
 
+#include "cells.h"
+#include "context.h"
 #include "range_coder.h"
 #include "steps.h"
+#include "symbols.h"
 
 namespace splat2d::codec {
 namespace {
 
-using Row = const std::int32_t*;
+const Steps kSteps;
+constexpr int kSigns = 8;  // classes of the logit of a sign
+constexpr int kSizes = 8;  // classes of a magnitude
 
-void require(bool ok, const char* message) {
-  if (!ok) throw std::invalid_argument(message);
-}
+enum Part { kCells, kRefinement, kShape, kColor };
 
-// The probability of bit 1 as learned, fast at first.
-struct Counter {
-  std::uint16_t p = kHalf;
-  std::uint8_t seen = 0;
-
-  static constexpr int kSlowest = 60;
-
-  void update(int bit) {
-    const int target = bit ? 65535 : 0;
-    p = std::uint16_t(int(p) + (target - int(p)) * 2 / (2 * seen + 3));
-    if (seen < kSlowest) ++seen;
+// Bits by part; an encoder does not count.
+template <class Coder> class Account {
+ public:
+  Account(const Coder& coder, std::array<double, 4>& bits) : coder_(coder), bits_(bits), at_(coder.position()) {}
+  void add(Part part) {
+    const double now = coder_.position();
+    bits_[part] += now - at_;
+    at_ = now;
   }
-};
-
-template <class Coder> int code_bit(Coder& coder, Counter& counter, int bit) {
-  const std::uint32_t p = counter.p < 32 ? 32 : (counter.p > 65504 ? 65504 : counter.p);
-  bit = coder.code(bit, p);
-  counter.update(bit);
-  return bit;
-}
-
-template <class Coder> std::uint32_t code_raw(Coder& coder, int bits, std::uint32_t value) {
-  for (int i = bits - 1; i >= 0; --i) {
-    const int bit = coder.code(int(value >> i & 1), kHalf);
-    value = (value & ~(1u << i)) | std::uint32_t(bit) << i;
+  void add_plain(Part part, int bits) {
+    bits_[part] += bits;
+    at_ += bits;
   }
-  return value;
-}
 
-// A signed integer: zero, sign, then the magnitude as an Exp-Golomb code.
-struct SignedModel {
-  Counter zero, sign;
-  std::array<Counter, 32> exponent;
-  std::array<std::array<Counter, 2>, 32> mantissa;  // the bit below the leading one
-
-  template <class Coder> std::int64_t code(Coder& coder, std::int64_t value, std::int64_t most) {
-    if (code_bit(coder, zero, value == 0)) return 0;
-    const int negative = code_bit(coder, sign, value < 0);
-    const std::uint32_t magnitude = std::uint32_t(value < 0 ? -value : value);
-    int e = 0;
-    while (code_bit(coder, exponent[e], magnitude >> (e + 1) != 0))
-      if (++e == 31) break;
-    std::uint32_t result = 1;
-    for (int i = e - 1; i >= 0; --i) {
-      const int bit = int(magnitude >> i & 1);
-      const bool first = i == e - 1;
-      result = result << 1 | std::uint32_t(first ? code_bit(coder, mantissa[e][0], bit)
-                                                 : int(code_raw(coder, 1, std::uint32_t(bit))));
-    }
-    require(result <= most, "a packet holds an index beyond the limits");
-    return negative ? -std::int64_t(result) : std::int64_t(result);
-  }
+ private:
+  const Coder& coder_;
+  std::array<double, 4>& bits_;
+  double at_;
+};
+template <> class Account<Encoder> {
+ public:
+  Account(const Encoder&, std::array<double, 4>&) {}
+  void add(Part) {}
+  void add_plain(Part, int) {}
 };
 
-struct Region {
-  int x, y, columns, rows;
-  std::size_t first;
-  std::int64_t count;
-};
-
-struct Cell {
-  int x, y;
-};
-
-int log2_floor(std::int64_t x) { return 63 - __builtin_clzll((unsigned long long)x); }
-
+// All that is learned while the packets of a file are coded. One code for both
+// directions: see range_coder.h.
 class Models {
  public:
-  Models(int channels, const Grid& grid) : channels_(channels), grid_(grid), v_(std::size_t(channels)) {}
+  Models(int channels, const Grid& grid)
+      : channels_(channels),
+        cell_exponent_(grid.cell_exponent),
+        cells_({0, 0, grid.columns, grid.rows}),
+        context_(kSteps, grid.columns, grid.rows, grid.cell_exponent, channels),
+        color_(std::size_t(channels), MixedModel(std::max(kScales, kSizes * kSizes))),
+        shape_({IntegerModel(kShapeContexts), IntegerModel(kShapeContexts), IntegerModel(kShapeContexts)}) {}
 
-  // rows: those of one packet, in any order; when decoding, they are filled in.
-  template <class Coder, class Get, class Set>
-  void code(Coder& coder, std::vector<Cell>& cells, Get get, Set set, std::array<double, 4>* bits) {
-    double at = 0;
-    if constexpr (Coder::kDecodes) at = coder.position();
-    const auto account = [&](int part) {
-      if constexpr (Coder::kDecodes) {
-        const double now = coder.position();
-        (*bits)[part] += now - at;
-        at = now;
-      }
-    };
-    code_cells(coder, cells);
-    account(0);
-    std::vector<std::int32_t> row(std::size_t(kGeometry + channels_));
+  // row(i) points to the integers of the i-th splat of a packet. The encoder
+  // gives its cells and integers, the decoder gets them.
+  template <class Coder, class GetRow>
+  void code(Coder& coder, std::span<Cell> cells, GetRow row, std::array<double, 4>& bits) {
+    Account<Coder> account(coder, bits);
+    cells_.code(coder, cells);
+    context_.begin(cells);
+    account.add(kCells);
     for (std::size_t i = 0; i < cells.size(); ++i) {
-      get(i, row.data());
-      std::int64_t squares = 0;
-      for (int j = 0; j < channels_; ++j) {
-        std::int32_t& v = row[std::size_t(kGeometry + j)];
-        v = std::int32_t(v_[std::size_t(j)].code(coder, v, kMostV));
-        squares += std::int64_t(v) * v;
-      }
-      account(3);
-      const int k = steps_.energy_class(squares);
-      const std::int64_t most_log = kMostLog / steps_.log[k], most_shear = kMostShear / steps_.shear[k];
-      row[2] = std::int32_t(shape_[0][k].code(coder, row[2], most_log));
-      row[3] = std::int32_t(shape_[1][k].code(coder, row[3], most_shear));
-      row[4] = std::int32_t(shape_[2][k].code(coder, row[4], most_log));
-      account(2);
-      const int bits_x = steps_.refinement(row[2] * steps_.log[k], k, grid_.cell_exponent);
-      const int bits_y = steps_.refinement(row[4] * steps_.log[k], k, grid_.cell_exponent);
-      row[0] = refine(coder, row[0], bits_x, cells[i].x);
-      row[1] = refine(coder, row[1], bits_y, cells[i].y);
-      account(1);
-      set(i, row.data());
+      std::int32_t* r = row(i);
+      context_.look(features_);
+      const int k = kSteps.energy_class(code_color(coder, r + kGeometry));
+      account.add(kColor);
+      code_shape(coder, r, k);
+      account.add(kShape);
+      const int bits_x = kSteps.refinement(r[2] * kSteps.log[std::size_t(k)], k, cell_exponent_);
+      const int bits_y = kSteps.refinement(r[4] * kSteps.log[std::size_t(k)], k, cell_exponent_);
+      r[0] = refine(coder, r[0], bits_x, cells[i].x);
+      r[1] = refine(coder, r[1], bits_y, cells[i].y);
+      account.add_plain(kRefinement, bits_x + bits_y);
+      context_.add(r, k, bits_x, bits_y);
     }
   }
 
  private:
-  template <class Coder> std::int32_t refine(Coder& coder, std::int32_t value, int bits, int cell) {
-    const std::uint32_t below = code_raw(coder, bits, std::uint32_t(value) & ((1u << bits) - 1));
-    return std::int32_t(std::uint32_t(cell) << bits | below);
-  }
+  static int size_class(int v) { return std::min(log2_floor(2 * std::abs(v) + 1), kSizes - 1); }
 
-  // Halves the grid along its longer side again and again; of the cells in a region codes how many lie in the first
-  // half. cells: when encoding, in the order in which this visits them.
-  template <class Coder> void code_cells(Coder& coder, std::vector<Cell>& cells) {
-    std::vector<Region> waiting = {{0, 0, grid_.columns, grid_.rows, 0, std::int64_t(cells.size())}};
-    while (!waiting.empty()) {
-      const Region r = waiting.back();
-      waiting.pop_back();
-      if (r.count == 0) continue;
-      if (r.columns == 1 && r.rows == 1) {
-        for (std::int64_t i = 0; i < r.count; ++i) cells[r.first + std::size_t(i)] = {r.x, r.y};
-        continue;
-      }
-      Region low = r, high = r;
-      halve(r, low, high);
-      std::int64_t n = 0;
-      if constexpr (!Coder::kDecodes)
-        while (n < r.count && inside(low, cells[r.first + std::size_t(n)])) ++n;
-      n = code_count(coder, n, r.count, low, r);
-      low.count = n;
-      high.count = r.count - n;
-      high.first += std::size_t(n);
-      waiting.push_back(high);
-      waiting.push_back(low);
-    }
-  }
-
- public:
-  static void halve(const Region& r, Region& low, Region& high) {
-    if (r.columns >= r.rows) {
-      low.columns = r.columns / 2;
-      high.x = r.x + low.columns;
-      high.columns = r.columns - low.columns;
-    } else {
-      low.rows = r.rows / 2;
-      high.y = r.y + low.rows;
-      high.rows = r.rows - low.rows;
-    }
-  }
-  static bool inside(const Region& r, Cell c) {
-    return c.x >= r.x && c.x < r.x + r.columns && c.y >= r.y && c.y < r.y + r.rows;
-  }
-
- private:
+  // Gives the sum of the squares of v.
   template <class Coder>
-  std::int64_t code_count(Coder& coder, std::int64_t n, std::int64_t total, const Region& low, const Region& all) {
-    const std::int64_t cells = std::int64_t(all.columns) * all.rows;
-    const std::int64_t mean = low.rows == all.rows ? total * low.columns / all.columns : total * low.rows / all.rows;
-    const int size = std::min(log2_floor(cells), 15);
-    if (total < 8) {
-      // one decision after another: are there more than i?
-      std::int64_t i = 0;
-      while (i < total && code_bit(coder, few_[std::size_t(size)][std::size_t(total)][std::size_t(i)], n > i)) ++i;
-      return i;
+  std::int64_t code_color(Coder& coder, std::int32_t* v) {
+    std::int16_t* own = &features_[kOwn];
+    std::fill_n(own, kOwnSize, std::int16_t(0));
+    std::int64_t squares = 0;
+    for (int j = 0; j < channels_; ++j) {
+      if (j > 0) {
+        own[0] = limited(kLogarithms.signed_magnitude(v[0]));
+        own[1] = limited(kLogarithms.magnitude(v[0]));
+        own[2] = limited(kLogarithms.signed_magnitude(v[j - 1]));
+        own[3] = limited(kLogarithms.magnitude(v[j - 1]));
+      }
+      if (j > 2) {
+        context_.show_color(features_, 1, j - 1);
+        context_.show_color(features_, 2, j);
+      }
+      const int symbol = kV0 + std::min(j, 2);
+      const Forecast forecast = kTables.networks(symbol, features_);
+      const int scale = scale_class(forecast.scale);
+      const int sign = std::clamp(forecast.place, -kMostLogit, kMostLogit);
+      const int sign_class = std::clamp((sign + 256) >> 6, 0, kSigns - 1);
+      const int before = j < 2 ? std::min(context_.packet() - 1, 3) : size_class(v[0]);
+      const int sizes = before * kSizes + (j > 0 ? size_class(v[j - 1]) : 0);
+      v[j] = std::int32_t(code_integer(coder, v[j], kMostV, likely_length(scale), [&](int node, int bit) {
+        const int prior = is_sign(node) ? sign : logit(kTables.color, (symbol * kScales + scale) * kNodes + node);
+        return color_[std::size_t(j)].decide(coder, node, bit, prior, is_sign(node) ? sign_class : scale, sizes);
+      }));
+      squares += std::int64_t(v[j]) * v[j];
     }
-    const std::int64_t result = mean + many_[std::size_t(log2_floor(total))].code(coder, n - mean, total);
-    require(result >= 0 && result <= total, "a packet holds a count beyond the limits");
-    return result;
+    if (channels_ > 3)
+      for (int slot = 1; slot < 3; ++slot) context_.show_color(features_, slot, slot);
+    return squares;
   }
 
-  int channels_;
-  Grid grid_;
-  Steps steps_;
-  std::vector<SignedModel> v_;
-  std::array<std::array<SignedModel, kClasses>, 3> shape_;
-  std::array<std::array<std::array<Counter, 8>, 8>, 16> few_;
-  std::array<SignedModel, 64> many_;
+  // In the order a, c, beta.
+  template <class Coder>
+  void code_shape(Coder& coder, std::int32_t* row, int k) {
+    const std::int64_t log = kSteps.log[std::size_t(k)], shear = kSteps.shear[std::size_t(k)];
+    const std::int32_t* v = row + kGeometry;
+    std::int16_t* own = &features_[kOwn];
+    std::fill_n(own, kOwnSize, std::int16_t(0));
+    own[0] = std::int16_t(k * 128);
+    own[1] = limited(kLogarithms.signed_magnitude(v[0]));
+    for (int j = 1; j < std::min(channels_, 3); ++j) own[j + 1] = limited(kLogarithms.magnitude(v[j]));
+    row[2] = code_parameter(coder, kShapeA, row[2], kMostLog / log, log, k);
+    own[4] = limited(((row[2] * log) >> 8) - context_.unit());
+    row[4] = code_parameter(coder, kShapeC, row[4], kMostLog / log, log, k);
+    own[5] = limited(((row[4] * log) >> 8) - context_.unit());
+    row[3] = code_parameter(coder, kShapeBeta, row[3], kMostShear / shear, shear, k);
+  }
+
+  // The difference from the index nearest to the forecast, with the sign
+  // towards the forecast.
+  template <class Coder>
+  std::int32_t code_parameter(Coder& coder, int symbol, std::int32_t index, std::int64_t most, std::int64_t step,
+                              int k) {
+    const Forecast forecast = kTables.networks(symbol, features_);
+    const bool shear = symbol == kShapeBeta;
+    const std::int64_t log2_step =
+        std::min<std::int64_t>(0, kSteps.log2_unit[std::size_t(k)] + (shear ? 32768 : 0)) >> 8;
+    const int scale = scale_class(forecast.scale - int(log2_step));
+    const std::int64_t mean = std::int64_t(forecast.place + (shear ? 0 : context_.unit())) * 256;
+    const std::int64_t below = floor_divide(mean + step / 2, step), rest = mean - below * step;
+    const std::int64_t nearest = std::clamp(below, -most, most), side = rest < 0 ? -1 : 1;
+    const int place = int(std::min<std::int64_t>(std::abs(rest) * 8 / step, kPlaces - 1));
+    const int context = scale < kFineScales ? scale * kPlaces + place : kFineScales * (kPlaces - 1) + scale;
+    const std::int64_t result =
+        nearest +
+        side * code_integer(coder, side * (index - nearest), 2 * most, likely_length(scale), [&](int node, int bit) {
+          return shape_[std::size_t(symbol - kShapeA)].decide(coder, node, bit,
+                                                              logit(kTables.shape, context * kNodes + node), context);
+        });
+    require(result >= -most && result <= most, "a packet holds an index beyond the limits");
+    return std::int32_t(result);
+  }
+
+  static std::int64_t floor_divide(std::int64_t x, std::int64_t y) { return x / y - (x % y < 0); }
+
+  template <class Coder>
+  std::int32_t refine(Coder& coder, std::int32_t x, int bits, int cell) {
+    return std::int32_t(std::uint32_t(cell) << bits | code_plain_bits(coder, bits, std::uint32_t(x)));
+  }
+
+  int channels_, cell_exponent_;
+  CellModel cells_;
+  Context context_;
+  Features features_{};
+  std::vector<MixedModel> color_;
+  std::array<IntegerModel, 3> shape_;
 };
 
-void check(const Grid& grid, std::span<const std::int64_t> counts, int channels) {
+void check(std::span<const std::int64_t> counts, int channels) {
   std::int64_t left = kMostValues / (kGeometry + channels);
   for (const std::int64_t n : counts) {
     require(n >= 0 && n <= left, "too many splats");
     left -= n;
   }
-  require(grid.columns >= 1 && grid.rows >= 1, "the grid must have cells");
 }
 
 std::int64_t cells_of(std::int64_t pixels, int exponent) {
   return exponent >= 0 ? (pixels + (std::int64_t(1) << exponent) - 1) >> exponent : pixels << -exponent;
 }
 
-// Rows in the order in which their cells are visited.
-void sort_rows(std::vector<std::size_t>& order, const std::vector<Cell>& cells, const Grid& grid) {
-  std::vector<Region> waiting = {{0, 0, grid.columns, grid.rows, 0, std::int64_t(order.size())}};
-  while (!waiting.empty()) {
-    const Region r = waiting.back();
-    waiting.pop_back();
-    if (r.count < 2 || (r.columns == 1 && r.rows == 1)) continue;
-    Region low = r, high = r;
-    Models::halve(r, low, high);
-    const auto first = order.begin() + std::ptrdiff_t(r.first);
-    const auto middle =
-        std::stable_partition(first, first + r.count, [&](std::size_t i) { return Models::inside(low, cells[i]); });
-    low.count = middle - first;
-    high.count = r.count - low.count;
-    high.first += std::size_t(low.count);
-    waiting.push_back(high);
-    waiting.push_back(low);
-  }
-}
-
 // Checks a row and finds its cell.
-Cell cell_of(Row row, int channels, const Grid& grid, const Steps& steps) {
+Cell cell_of(const std::int32_t* row, int channels, const Grid& grid) {
   std::int64_t squares = 0;
   for (int j = 0; j < channels; ++j) {
     const std::int64_t v = row[kGeometry + j];
     require(v >= -kMostV && v <= kMostV, "an index of v is beyond the limits");
     squares += v * v;
   }
-  const int k = steps.energy_class(squares);
-  const std::int64_t a = row[2] * steps.log[k], beta = row[3] * steps.shear[k], c = row[4] * steps.log[k];
-  require(
-      a >= -kMostLog && a <= kMostLog && c >= -kMostLog && c <= kMostLog && beta >= -kMostShear && beta <= kMostShear,
-      "an index of the shape is beyond the limits");
-  const Cell cell = {row[0] >> steps.refinement(a, k, grid.cell_exponent),
-                     row[1] >> steps.refinement(c, k, grid.cell_exponent)};
+  const int k = kSteps.energy_class(squares);
+  const std::int64_t log = kSteps.log[std::size_t(k)], shear = kSteps.shear[std::size_t(k)];
+  for (const auto& [column, most] :
+       {std::pair(2, kMostLog / log), std::pair(3, kMostShear / shear), std::pair(4, kMostLog / log)})
+    require(row[column] >= -most && row[column] <= most, "an index of the shape is beyond the limits");
+  const Cell cell = {row[0] >> kSteps.refinement(row[2] * log, k, grid.cell_exponent),
+                     row[1] >> kSteps.refinement(row[4] * log, k, grid.cell_exponent)};
   require(cell.x >= 0 && cell.x < grid.columns && cell.y >= 0 && cell.y < grid.rows, "a position is beyond the grid");
   return cell;
 }
@@ -256,10 +211,10 @@ Cell cell_of(Row row, int channels, const Grid& grid, const Steps& steps) {
 
 Grid make_grid(std::int64_t width, std::int64_t height, int cell_exponent, int margin) {
   require(cell_exponent >= -4 && cell_exponent <= 12, "the cell exponent must lie within -4..12");
-  require(margin >= 0 && margin <= kMostCells, "the margin must not be negative, nor larger than the grid");
+  require(margin >= 0 && margin <= kMostCells, "the margin must lie within 0..131072");
   require(width >= 1 && width <= (1 << 24) && height >= 1 && height <= (1 << 24), "a side must have 1..2^24 pixels");
-  const std::int64_t columns = cells_of(width, cell_exponent) + 2 * margin;
-  const std::int64_t rows = cells_of(height, cell_exponent) + 2 * margin;
+  const std::int64_t columns = cells_of(width, cell_exponent) + 2 * std::int64_t(margin);
+  const std::int64_t rows = cells_of(height, cell_exponent) + 2 * std::int64_t(margin);
   require(columns <= kMostCells && rows <= kMostCells, "the grid must have at most 131072 cells on a side");
   return {int(columns), int(rows), cell_exponent};
 }
@@ -267,50 +222,55 @@ Grid make_grid(std::int64_t width, std::int64_t height, int cell_exponent, int m
 std::vector<std::vector<std::uint8_t>> encode_packets(std::span<const std::int32_t> rows,
                                                       std::span<const std::int64_t> counts, int channels,
                                                       const Grid& grid, std::vector<std::int64_t>& order) {
-  check(grid, counts, channels);
+  check(counts, channels);
   const std::size_t stride = std::size_t(kGeometry + channels);
   require(std::size_t(std::accumulate(counts.begin(), counts.end(), std::int64_t(0))) * stride == rows.size(),
           "counts must sum to the number of rows");
-  const Steps steps;
   Models models(channels, grid);
   std::vector<std::vector<std::uint8_t>> payloads;
-  std::size_t start = 0;
+  std::vector<std::int32_t> row(stride);
+  std::array<double, 4> bits{};
+  order.resize(rows.size() / stride);
+  std::iota(order.begin(), order.end(), std::int64_t(0));
+  std::span<std::int64_t> left = order;
   for (const std::int64_t count : counts) {
-    std::vector<Cell> cells(std::size_t(count), Cell{});
-    std::vector<std::size_t> sorted(std::size_t(count), 0);
-    std::iota(sorted.begin(), sorted.end(), std::size_t(0));
-    for (std::size_t i = 0; i < cells.size(); ++i)
-      cells[i] = cell_of(&rows[(start + i) * stride], channels, grid, steps);
-    sort_rows(sorted, cells, grid);
-    std::vector<Cell> visited(cells.size());
-    for (std::size_t i = 0; i < cells.size(); ++i) visited[i] = cells[sorted[i]];
+    const std::span<std::int64_t> packet = left.first(std::size_t(count));
+    left = left.subspan(std::size_t(count));
+    const auto row_of = [&](std::int64_t i) { return &rows[std::size_t(i) * stride]; };
+    const auto cell = [&](std::int64_t i) { return cell_of(row_of(i), channels, grid); };
+    sort_by_cell(packet, {0, 0, grid.columns, grid.rows}, cell);
+    std::vector<Cell> cells;
+    for (const std::int64_t i : packet) cells.push_back(cell(i));
     Encoder coder;
     models.code(
-        coder, visited,
-        [&](std::size_t i, std::int32_t* row) { std::copy_n(&rows[(start + sorted[i]) * stride], stride, row); },
-        [](std::size_t, const std::int32_t*) {}, nullptr);
+        coder, std::span(cells),
+        [&](std::size_t i) {
+          std::copy_n(row_of(packet[i]), stride, row.begin());
+          return row.data();
+        },
+        bits);
     payloads.push_back(coder.finish());
-    for (const std::size_t i : sorted) order.push_back(std::int64_t(start + i));
-    start += cells.size();
   }
   return payloads;
 }
 
 Decoded decode_packets(std::span<const std::span<const std::uint8_t>> payloads, std::span<const std::int64_t> counts,
                        int channels, const Grid& grid) {
-  check(grid, counts, channels);
+  check(counts, channels);
   require(payloads.size() <= counts.size(), "there are more payloads than counts");
+  const std::size_t stride = std::size_t(kGeometry + channels);
   Models models(channels, grid);
   Decoded result{};
   for (std::size_t p = 0; p < payloads.size(); ++p) {
     std::vector<Cell> cells(std::size_t(counts[p]), Cell{});
     Decoder coder(payloads[p]);
     models.code(
-        coder, cells, [](std::size_t, std::int32_t* row) { row[0] = row[1] = row[2] = row[3] = row[4] = 0; },
-        [&](std::size_t, const std::int32_t* row) {
-          result.rows.insert(result.rows.end(), row, row + kGeometry + channels);
+        coder, std::span(cells),
+        [&](std::size_t) {
+          result.rows.resize(result.rows.size() + stride, 0);
+          return &result.rows[result.rows.size() - stride];
         },
-        &result.bits);
+        result.bits);
     coder.finish();
   }
   return result;

@@ -1,4 +1,5 @@
-// Splats as integers <-> packets of bytes; docs/format.md, sections "Model" and "Packets".
+// Splats as integers <-> packets of bytes; docs/format.md, sections "Model" and
+// "Packets".
 #pragma once
 
 #include <array>
@@ -10,7 +11,6 @@ namespace splat2d::codec {
 
 constexpr std::int64_t kMostValues = std::int64_t(1) << 27;  // integers of all splats: 512 MiB
 constexpr int kMostCells = 1 << 17;                          // columns and rows: X < 2^31 with 14 refinement bits
-constexpr int kGeometry = 5;                                 // columns before v: X, Y, i_a, i_b, i_c
 
 struct Grid {
   int columns, rows, cell_exponent;
@@ -18,8 +18,9 @@ struct Grid {
 // Throws std::invalid_argument if there are more than kMostCells on a side.
 Grid make_grid(std::int64_t width, std::int64_t height, int cell_exponent, int margin);
 
-// rows: those of all packets, [sum of counts, 5 + channels]; order gets the row that each decoded splat stands in.
-// Throws std::invalid_argument for integers outside the limits of the format.
+// rows: those of all packets, [sum of counts, 5 + channels]; order gets the row
+// that each decoded splat stands in. Throws std::invalid_argument for integers
+// outside the limits of the format.
 std::vector<std::vector<std::uint8_t>> encode_packets(std::span<const std::int32_t> rows,
                                                       std::span<const std::int64_t> counts, int channels,
                                                       const Grid& grid, std::vector<std::int64_t>& order);
