@@ -1,7 +1,9 @@
 # make demo: sets up and runs the main job.   make test: sets up and passes the tests.
+# make test EXTRAS=test,torch: with those of splat2d.torch, which are skipped where torch is not.
 # Needs Python 3.11 or newer with venv, a C++ compiler (GCC 11, Clang 14) and make; everything else goes into .venv.
 PYTHON ?= python3
 BIN := .venv/bin
+EXTRAS ?= test
 SOURCES := pyproject.toml CMakeLists.txt $(shell find native src -name '*.h' -o -name '*.cpp' -o -name '*.py' -o -name '*.pyi')
 
 .PHONY: demo test check bench clean
@@ -31,7 +33,7 @@ bench: .venv/installed
 
 # The tests run against the installed package, as a user has it.
 .venv/tested: .venv/bin/python $(SOURCES)
-	$(BIN)/python -m pip install --quiet '.[test]'
+	$(BIN)/python -m pip install --quiet '.[$(EXTRAS)]'
 	touch $@ .venv/installed
 
 clean:

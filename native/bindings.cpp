@@ -9,6 +9,7 @@
 
 #include <limits>
 #include <stdexcept>
+#include <type_traits>
 
 #include "codec/bindings.h"
 #include "cpu/engine.h"
@@ -26,6 +27,11 @@ template <class T> using Means = In<T, nb::shape<-1, 2>>;
 template <class T> using LogCholesky = In<T, nb::shape<-1, 3>>;
 template <class T> using Matrix = In<T, nb::shape<-1, -1>>;
 template <class T> using Image = In<T, nb::shape<-1, -1, -1>>;
+// The same of several pictures.
+template <class T> using MeansOfAll = In<T, nb::shape<-1, -1, 2>>;
+template <class T> using LogCholeskyOfAll = In<T, nb::shape<-1, -1, 3>>;
+template <class T> using Matrices = In<T, nb::shape<-1, -1, -1>>;
+template <class T> using Images = In<T, nb::shape<-1, -1, -1, -1>>;
 
 constexpr int kMaxChannels = 4096;
 constexpr std::int64_t kMaxSize = 1 << 24;  // pixels per side: positions in float stay exact to a pixel
@@ -34,12 +40,17 @@ void require(bool ok, const char* message) {
   if (!ok) throw std::invalid_argument(message);
 }
 
-template <class T> s2::SplatArrays<T> splats_of(Means<T> means, LogCholesky<T> log_cholesky, Matrix<T> colors) {
-  require(means.shape(0) == log_cholesky.shape(0) && means.shape(0) == colors.shape(0),
-          "means, log_cholesky and colors must have the same length");
-  require(colors.shape(1) >= 1 && colors.shape(1) <= kMaxChannels, "colors must have 1 to 4096 channels");
-  require(std::int64_t(means.shape(0)) <= std::numeric_limits<std::int32_t>::max(), "too many splats");
-  return {means.data(), log_cholesky.data(), colors.data(), std::ptrdiff_t(means.shape(0)), int(colors.shape(1))};
+// Of the only picture, or of the first of several that follow each other in every array.
+template <class M, class L, class C> auto splats_of(const M& means, const L& log_cholesky, const C& colors) {
+  const std::size_t last = means.ndim() - 1;  // axis
+  for (std::size_t axis = 0; axis < last; ++axis)
+    require(means.shape(axis) == log_cholesky.shape(axis) && means.shape(axis) == colors.shape(axis),
+            "means, log_cholesky and colors must have the same length");
+  require(colors.shape(last) >= 1 && colors.shape(last) <= kMaxChannels, "colors must have 1 to 4096 channels");
+  const std::size_t count = means.shape(last - 1);
+  require(std::int64_t(count) <= std::numeric_limits<std::int32_t>::max(), "too many splats");
+  return s2::SplatArrays<std::remove_const_t<typename M::Scalar>>{means.data(), log_cholesky.data(), colors.data(),
+                                                                  std::ptrdiff_t(count), int(colors.shape(last))};
 }
 
 struct Size {
@@ -64,7 +75,7 @@ template <class T> nb::ndarray<nb::numpy, T> own(T* data, std::initializer_list<
 template <class T>
 nb::ndarray<nb::numpy, T> render(Means<T> means, LogCholesky<T> log_cholesky, Matrix<T> colors, Vector<T> background,
                                  std::int64_t height, std::int64_t width, double cutoff, int threads) {
-  const auto splats = splats_of<T>(means, log_cholesky, colors);
+  const auto splats = splats_of(means, log_cholesky, colors);
   const Size size = size_of(height, width);
   require(background.shape(0) == colors.shape(1), "background must have as many channels as colors");
   const T limit = cutoff_of<T>(cutoff);
@@ -78,7 +89,7 @@ nb::ndarray<nb::numpy, T> render(Means<T> means, LogCholesky<T> log_cholesky, Ma
 template <class T>
 auto render_backward(Means<T> means, LogCholesky<T> log_cholesky, Matrix<T> colors, Image<T> d_image, double cutoff,
                      int threads) {
-  const auto splats = splats_of<T>(means, log_cholesky, colors);
+  const auto splats = splats_of(means, log_cholesky, colors);
   const Size size = size_of(std::int64_t(d_image.shape(0)), std::int64_t(d_image.shape(1)));
   require(d_image.shape(2) == colors.shape(1), "d_image must have as many channels as colors");
   const T limit = cutoff_of<T>(cutoff);
@@ -89,6 +100,43 @@ auto render_backward(Means<T> means, LogCholesky<T> log_cholesky, Matrix<T> colo
   nb::gil_scoped_release release;
   s2::render_backward<T>(splats, d_image.data(), size.width, size.height, limit, threads, d_means, d_log_cholesky,
                          d_colors);
+  return result;
+}
+
+template <class T>
+nb::ndarray<nb::numpy, T> render_pictures(MeansOfAll<T> means, LogCholeskyOfAll<T> log_cholesky, Matrices<T> colors,
+                                          Matrix<T> backgrounds, std::int64_t height, std::int64_t width, double cutoff,
+                                          int threads) {
+  const auto splats = splats_of(means, log_cholesky, colors);
+  const Size size = size_of(height, width);
+  const std::size_t pictures = means.shape(0), channels = std::size_t(splats.channels);
+  require(backgrounds.shape(0) == pictures && backgrounds.shape(1) == channels,
+          "backgrounds must have a row per picture, as many channels as colors");
+  const T limit = cutoff_of<T>(cutoff);
+  T* images = new T[pictures * size.height * size.width * channels];
+  auto result = own<T>(images, {pictures, std::size_t(size.height), std::size_t(size.width), channels});
+  nb::gil_scoped_release release;
+  s2::render_pictures<T>(splats, std::ptrdiff_t(pictures), backgrounds.data(), size.width, size.height, limit, threads,
+                         images);
+  return result;
+}
+
+template <class T>
+auto render_pictures_backward(MeansOfAll<T> means, LogCholeskyOfAll<T> log_cholesky, Matrices<T> colors,
+                              Images<T> d_images, double cutoff, int threads) {
+  const auto splats = splats_of(means, log_cholesky, colors);
+  const Size size = size_of(std::int64_t(d_images.shape(1)), std::int64_t(d_images.shape(2)));
+  const std::size_t pictures = means.shape(0), n = std::size_t(splats.count), channels = std::size_t(splats.channels);
+  require(d_images.shape(0) == pictures, "d_images must have as many pictures as means");
+  require(d_images.shape(3) == channels, "d_images must have as many channels as colors");
+  const T limit = cutoff_of<T>(cutoff);
+  T *d_means = new T[pictures * n * 2], *d_log_cholesky = new T[pictures * n * 3],
+    *d_colors = new T[pictures * n * channels];
+  auto result = std::make_tuple(own<T>(d_means, {pictures, n, 2}), own<T>(d_log_cholesky, {pictures, n, 3}),
+                                own<T>(d_colors, {pictures, n, channels}));
+  nb::gil_scoped_release release;
+  s2::render_pictures_backward<T>(splats, std::ptrdiff_t(pictures), d_images.data(), size.width, size.height, limit,
+                                  threads, d_means, d_log_cholesky, d_colors);
   return result;
 }
 
@@ -110,6 +158,13 @@ template <class T> void bind_splat_functions(nb::module_& m) {
   m.def("render_backward", &render_backward<T>, "means"_a.noconvert(), "log_cholesky"_a.noconvert(),
         "colors"_a.noconvert(), "d_image"_a.noconvert(), nb::kw_only(), "cutoff"_a = s2::kCutoff, "threads"_a = 0,
         "dL/dimage [H, W, C] -> dL/dmeans [N, 2], dL/dlog_cholesky [N, 3], dL/dcolors [N, C].");
+  m.def("render_pictures", &render_pictures<T>, "means"_a.noconvert(), "log_cholesky"_a.noconvert(),
+        "colors"_a.noconvert(), "backgrounds"_a.noconvert(), "height"_a, "width"_a, nb::kw_only(),
+        "cutoff"_a = s2::kCutoff, "threads"_a = 0,
+        "render() of several pictures: [B, N, 2], [B, N, 3], [B, N, C], [B, C] -> [B, height, width, C].");
+  m.def("render_pictures_backward", &render_pictures_backward<T>, "means"_a.noconvert(), "log_cholesky"_a.noconvert(),
+        "colors"_a.noconvert(), "d_images"_a.noconvert(), nb::kw_only(), "cutoff"_a = s2::kCutoff, "threads"_a = 0,
+        "render_backward() of several pictures, [B, ...] each.");
   m.def("count_pairs", &count_pairs<T>, "means"_a.noconvert(), "log_cholesky"_a.noconvert(), "height"_a, "width"_a,
         nb::kw_only(), "cutoff"_a = s2::kCutoff, "threads"_a = 0,
         "Pixels inside the cut-off ellipse, summed over splats.");
@@ -209,7 +264,7 @@ NB_MODULE(_cpu, m) {
           "set_splats",
           [](s2::Fit& self, Means<float> means, LogCholesky<float> log_cholesky, Matrix<float> colors,
              std::optional<Vector<float>> frozen) {
-            const auto splats = splats_of<float>(means, log_cholesky, colors);
+            const auto splats = splats_of(means, log_cholesky, colors);
             require(splats.channels == self.channels(), "colors must have as many channels as the target");
             require(!frozen || std::ptrdiff_t(frozen->shape(0)) == splats.count, "frozen must have a flag per splat");
             nb::gil_scoped_release release;

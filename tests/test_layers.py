@@ -35,6 +35,7 @@ MAY_IMPORT = {
     "compression": {"errors", "codec", "config", "engine", "fitting", "metrics", "rendering", "seeding", "splats"},
     "scene": set(),
     "codec": {"errors", "splats", "_cpu"},
+    "torch": {"errors", "splats", "engine", "_cpu"},
     "pillow": {"errors", "codec", "fitting", "images", "rendering"},
     "demo": {"splats", "rendering"},
     "bench": {"config", "splats", "engine", "fitting", "batch", "_cpu"},

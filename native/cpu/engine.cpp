@@ -252,6 +252,45 @@ void render_backward(SplatArrays<T> arrays, const T* d_image, int width, int hei
   from_fields(gradients.view(), table.count(), arrays.channels, d_means, d_log_cholesky, d_colors);
 }
 
+namespace {
+
+// draw(picture, threads) for each: a thread draws a picture alone where no thread would be left without one.
+template <class F> void for_pictures(int threads, std::ptrdiff_t pictures, F draw) {
+  threads = team_size(threads);
+  if (pictures >= threads) {
+    parallel_for(threads, pictures, [&](std::ptrdiff_t i) { draw(i, 1); });
+  } else {
+    for (std::ptrdiff_t i = 0; i < pictures; ++i) draw(i, threads);
+  }
+}
+
+template <class T> SplatArrays<T> nth(SplatArrays<T> first, std::ptrdiff_t i) {
+  const std::ptrdiff_t n = first.count;
+  return {first.means + i * n * 2, first.log_cholesky + i * n * 3, first.colors + i * n * first.channels, n,
+          first.channels};
+}
+
+}  // namespace
+
+template <class T>
+void render_pictures(SplatArrays<T> first, std::ptrdiff_t pictures, const T* backgrounds, int width, int height,
+                     T cutoff, int threads, T* images) {
+  const std::ptrdiff_t values = std::ptrdiff_t(width) * height * first.channels;
+  for_pictures(threads, pictures, [&](std::ptrdiff_t i, int each) {
+    render(nth(first, i), backgrounds + i * first.channels, width, height, cutoff, each, images + i * values);
+  });
+}
+
+template <class T>
+void render_pictures_backward(SplatArrays<T> first, std::ptrdiff_t pictures, const T* d_images, int width, int height,
+                              T cutoff, int threads, T* d_means, T* d_log_cholesky, T* d_colors) {
+  const std::ptrdiff_t values = std::ptrdiff_t(width) * height * first.channels, n = first.count;
+  for_pictures(threads, pictures, [&](std::ptrdiff_t i, int each) {
+    render_backward(nth(first, i), d_images + i * values, width, height, cutoff, each, d_means + i * n * 2,
+                    d_log_cholesky + i * n * 3, d_colors + i * n * first.channels);
+  });
+}
+
 template <class T>
 std::int64_t count_pairs(SplatArrays<T> arrays, int width, int height, T cutoff, int threads) {
   Table<T> table = to_table(arrays);
@@ -269,6 +308,12 @@ template void render(SplatArrays<float>, const float*, int, int, float, int, flo
 template void render(SplatArrays<double>, const double*, int, int, double, int, double*);
 template void render_backward(SplatArrays<float>, const float*, int, int, float, int, float*, float*, float*);
 template void render_backward(SplatArrays<double>, const double*, int, int, double, int, double*, double*, double*);
+template void render_pictures(SplatArrays<float>, std::ptrdiff_t, const float*, int, int, float, int, float*);
+template void render_pictures(SplatArrays<double>, std::ptrdiff_t, const double*, int, int, double, int, double*);
+template void render_pictures_backward(SplatArrays<float>, std::ptrdiff_t, const float*, int, int, float, int, float*,
+                                       float*, float*);
+template void render_pictures_backward(SplatArrays<double>, std::ptrdiff_t, const double*, int, int, double, int,
+                                       double*, double*, double*);
 template std::int64_t count_pairs(SplatArrays<float>, int, int, float, int);
 template std::int64_t count_pairs(SplatArrays<double>, int, int, double, int);
 

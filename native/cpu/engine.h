@@ -64,6 +64,13 @@ void render(SplatArrays<T> splats, const T* background, int width, int height, T
 template <class T>
 void render_backward(SplatArrays<T> splats, const T* d_image, int width, int height, T cutoff, int threads, T* d_means,
                      T* d_log_cholesky, T* d_colors);
+// Pictures of as many splats each, one after another in every array: background [pictures][C] and so on.
+template <class T>
+void render_pictures(SplatArrays<T> first, std::ptrdiff_t pictures, const T* backgrounds, int width, int height,
+                     T cutoff, int threads, T* images);
+template <class T>
+void render_pictures_backward(SplatArrays<T> first, std::ptrdiff_t pictures, const T* d_images, int width, int height,
+                              T cutoff, int threads, T* d_means, T* d_log_cholesky, T* d_colors);
 template <class T>
 std::int64_t count_pairs(SplatArrays<T> splats, int width, int height, T cutoff, int threads);
 double loss_gradient(const float* image, const float* target, int width, int height, int channels, LossWeights weights,

@@ -24,6 +24,20 @@ def render(
 def render_backward(
     means: F, log_cholesky: F, colors: F, d_image: F, *, cutoff: float = ..., threads: int = 0
 ) -> tuple[F, F, F]: ...
+def render_pictures(
+    means: F,
+    log_cholesky: F,
+    colors: F,
+    backgrounds: F,
+    height: int,
+    width: int,
+    *,
+    cutoff: float = ...,
+    threads: int = 0,
+) -> F: ...
+def render_pictures_backward(
+    means: F, log_cholesky: F, colors: F, d_images: F, *, cutoff: float = ..., threads: int = 0
+) -> tuple[F, F, F]: ...
 def count_pairs(
     means: F, log_cholesky: F, height: int, width: int, *, cutoff: float = ..., threads: int = 0
 ) -> int: ...

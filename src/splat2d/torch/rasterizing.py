@@ -1,0 +1,163 @@
+"""Splats -> pictures as an operator of torch, over the kernels of splat2d."""
+
+import math
+import operator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from splat2d import _cpu
+from splat2d.errors import InputError
+
+LARGEST_SIDE = 1 << 24  # pixels, as in native/bindings.cpp
+MOST_CHANNELS = 4096
+
+
+def rasterize(
+    means: Tensor,
+    log_cholesky: Tensor,
+    colors: Tensor,
+    *,
+    height: int,
+    width: int,
+    background: Tensor | None = None,
+) -> Tensor:
+    """Pictures [..., height, width, C] of splats means [..., N, 2], log_cholesky [..., N, 3], colors [..., N, C].
+
+    Units and formula are those of docs/conventions.md. Leading dimensions broadcast; background [..., C] is 0 unless
+    given. All tensors are float32, or on the CPU float64, on one device; the GPU works on the current stream. There
+    are gradients with respect to every tensor, but none of gradients. Raises InputError.
+    """
+    tensors = {"means": means, "log_cholesky": log_cholesky, "colors": colors}
+    if background is not None:
+        tensors["background"] = background
+    _check_kind(tensors)
+    height, width = _checked_size("height", height), _checked_size("width", width)
+    _check_shapes(means, log_cholesky, colors, background)
+    if background is None:
+        background = colors.new_zeros(colors.shape[-1])
+    try:
+        batch = torch.broadcast_shapes(
+            means.shape[:-2], log_cholesky.shape[:-2], colors.shape[:-2], background.shape[:-1]
+        )
+    except RuntimeError:
+        shapes = ", ".join(f"{name} {tuple(tensor.shape)}" for name, tensor in tensors.items())
+        raise InputError(f"rasterize: the leading dimensions must broadcast, got {shapes}") from None
+    pictures = math.prod(batch)
+
+    def flat(tensor: Tensor, kept: int) -> Tensor:
+        own = tensor.shape[tensor.ndim - kept :]
+        return tensor.expand(*batch, *own).reshape(pictures, *own)
+
+    images: Tensor = _rasterize(
+        flat(means, 2), flat(log_cholesky, 2), flat(colors, 2), flat(background, 1), height, width
+    )
+    return images.reshape(*batch, height, width, colors.shape[-1])
+
+
+def _check_kind(tensors: dict[str, Tensor]) -> None:
+    """One type and one device, which there are kernels for."""
+    for name, tensor in tensors.items():
+        if not isinstance(tensor, Tensor):
+            raise InputError(f"rasterize: {name} must be a torch tensor, got {type(tensor).__name__}")
+    first = tensors["means"]
+    if first.device.type not in ("cpu", "cuda"):
+        raise InputError(f"rasterize: there are kernels for cpu and cuda, not for {first.device.type}")
+    allowed = (torch.float32, torch.float64) if first.device.type == "cpu" else (torch.float32,)
+    for name, tensor in tensors.items():
+        if tensor.device != first.device:
+            raise InputError(f"rasterize: {name} is on {tensor.device}, means on {first.device}; move it there")
+        if tensor.dtype not in allowed:
+            names = " or ".join(str(dtype) for dtype in allowed)
+            raise InputError(f"rasterize: {name} must be {names} on {first.device.type}, got {tensor.dtype}")
+        if tensor.dtype != first.dtype:
+            raise InputError(f"rasterize: {name} is {tensor.dtype}, means {first.dtype}; convert one of them")
+
+
+def _checked_size(name: str, value: int) -> int:
+    try:
+        size = operator.index(value)
+    except TypeError:
+        raise InputError(f"rasterize: {name} must be a whole number of pixels, got {value!r}") from None
+    if not 1 <= size <= LARGEST_SIDE:
+        raise InputError(f"rasterize: {name} must be 1 to {LARGEST_SIDE} pixels, got {size}")
+    return size
+
+
+def _check_shapes(means: Tensor, log_cholesky: Tensor, colors: Tensor, background: Tensor | None) -> None:
+    """[..., N, 2], [..., N, 3], [..., N, C], [..., C]."""
+    for name, tensor, last in (("means", means, 2), ("log_cholesky", log_cholesky, 3)):
+        if tensor.ndim < 2 or tensor.shape[-1] != last:
+            raise InputError(f"rasterize: {name} must be [..., N, {last}], got {tuple(tensor.shape)}")
+    if colors.ndim < 2 or not 1 <= colors.shape[-1] <= MOST_CHANNELS:
+        raise InputError(
+            f"rasterize: colors must be [..., N, C] with C of 1 to {MOST_CHANNELS}, got {tuple(colors.shape)}"
+        )
+    if not means.shape[-2] == log_cholesky.shape[-2] == colors.shape[-2]:
+        counts = f"{means.shape[-2]}, {log_cholesky.shape[-2]} and {colors.shape[-2]}"
+        raise InputError(f"rasterize: means, log_cholesky and colors must have as many splats, got {counts}")
+    if background is not None and (background.ndim < 1 or background.shape[-1] != colors.shape[-1]):
+        raise InputError(
+            f"rasterize: background must be [..., {colors.shape[-1]}], a value per channel of colors, "
+            f"got {tuple(background.shape)}"
+        )
+
+
+# ---- the operators: [B, N, 2], [B, N, 3], [B, N, C], [B, C] -> [B, height, width, C] and back ----
+
+
+def _on_cpu(means: Tensor, log_cholesky: Tensor, colors: Tensor, background: Tensor, height: int, width: int) -> Tensor:
+    m, lc, c, b = _arrays(means, log_cholesky, colors, background)
+    return torch.from_numpy(_cpu.render_pictures(m, lc, c, b, height, width, threads=torch.get_num_threads()))
+
+
+def _backward_on_cpu(
+    means: Tensor, log_cholesky: Tensor, colors: Tensor, d_images: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    m, lc, c, d = _arrays(means, log_cholesky, colors, d_images)
+    gradients = _cpu.render_pictures_backward(m, lc, c, d, threads=torch.get_num_threads())
+    d_means, d_log_cholesky, d_colors = (torch.from_numpy(gradient) for gradient in gradients)
+    return d_means, d_log_cholesky, d_colors
+
+
+def _arrays(*tensors: Tensor) -> list[Any]:
+    """Views of the tensors' memory, or of a contiguous copy."""
+    return [tensor.detach().contiguous().numpy() for tensor in tensors]
+
+
+def _shape(means: Tensor, log_cholesky: Tensor, colors: Tensor, background: Tensor, height: int, width: int) -> Tensor:
+    return colors.new_empty(means.shape[0], height, width, colors.shape[2])
+
+
+def _backward_shapes(
+    means: Tensor, log_cholesky: Tensor, colors: Tensor, d_images: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    return means.new_empty(means.shape), log_cholesky.new_empty(log_cholesky.shape), colors.new_empty(colors.shape)
+
+
+def _keep_inputs(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    ctx.save_for_backward(*inputs[:3])
+
+
+def _backward(ctx: Any, d_images: Tensor) -> tuple[Tensor | None, ...]:
+    of_splats: tuple[Tensor | None, ...] = (None, None, None)
+    if any(ctx.needs_input_grad[:3]):
+        of_splats = _rasterize_backward(*ctx.saved_tensors, d_images)
+    d_background = d_images.sum((1, 2)) if ctx.needs_input_grad[3] else None
+    return *of_splats, d_background, None, None
+
+
+def _refuse(ctx: Any, *gradients: Tensor) -> tuple[Tensor, ...]:
+    raise RuntimeError("rasterize: gradients of gradients are not there; detach the first ones, or difference them")
+
+
+_rasterize = torch.library.custom_op("splat2d::rasterize", _on_cpu, mutates_args=(), device_types="cpu")
+_rasterize.register_fake(_shape)
+_rasterize.register_autograd(_backward, setup_context=_keep_inputs)
+
+_rasterize_backward = torch.library.custom_op(
+    "splat2d::rasterize_backward", _backward_on_cpu, mutates_args=(), device_types="cpu"
+)
+_rasterize_backward.register_fake(_backward_shapes)
+_rasterize_backward.register_autograd(_refuse)
