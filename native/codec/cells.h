@@ -1,5 +1,5 @@
-// The cells of a packet's splats as a set: how many lie in each half, quarter,
-// ... of the grid; docs/format.md, section "Packets".
+// The cells of a packet's splats as a set: how many lie in each half, quarter, ... of the grid; docs/format.md,
+// section "Packets".
 #pragma once
 
 #include <algorithm>
@@ -35,8 +35,7 @@ inline std::array<Region, 2> halves(const Region& r) {
   return half;
 }
 
-// Sorts splats (anything that `cell` gives a cell of) into the order in which
-// their cells are coded.
+// Sorts splats (anything that `cell` gives a cell of) into the order in which their cells are coded.
 template <class T, class GetCell>
 void sort_by_cell(std::span<T> splats, const Region& grid, GetCell cell) {
   struct Part {
@@ -61,8 +60,7 @@ class CellModel {
  public:
   explicit CellModel(const Region& grid) : grid_(grid), many_(kManyContexts) {}
 
-  // cells: in the encoder sorted as sort_by_cell does; the decoder fills them
-  // in.
+  // cells: in the encoder sorted as sort_by_cell does; the decoder fills them in.
   template <class Coder> void code(Coder& coder, std::span<Cell> cells) {
     struct Part {
       Region region;
@@ -78,7 +76,10 @@ class CellModel {
         continue;
       }
       const auto [low, high] = halves(part.region);
-      const auto in_low = [low = low](const Cell& c) { return low.holds(c); };
+      // All of these cells lie in the region: one side decides.
+      const bool wide = high.x != low.x;
+      const int border = wide ? high.x : high.y;
+      const auto in_low = [=](const Cell& c) { return (wide ? c.x : c.y) < border; };
       const std::size_t known =
           std::size_t(std::partition(part.known.begin(), part.known.end(), in_low) - part.known.begin());
       std::int64_t n = 0;
@@ -96,8 +97,7 @@ class CellModel {
   static constexpr int kTrust = 16;  // in the table, in bits seen
   static constexpr int kEven = 10;   // weight of the assumption that splats lie everywhere alike
 
-  // How many of `total` splats lie in the first half. known: splats of earlier
-  // packets in either half.
+  // How many of `total` splats lie in the first half. known: splats of earlier packets in either half.
   template <class Coder>
   std::int64_t code_count(Coder& coder, std::int64_t n, std::int64_t total, const Region& region, const Region& low,
                           std::int64_t known_low, std::int64_t known_high) {

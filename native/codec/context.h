@@ -1,14 +1,18 @@
-// What a decoder knows about a splat before it reads it, as a vector of small
-// integers; docs/format.md, section "Packets". Everything here is exact: values
-// are in 1 / 256 unless they say otherwise.
+// What a decoder knows about a splat before it reads it, as a vector of small integers; docs/format.md, section
+// "Packets". Everything here is exact: values are in 1 / 256 unless they say otherwise.
 #pragma once
 
 #include <algorithm>
 #include <array>
 #include <cmath>
 #include <cstdint>
+#include <cstring>
 #include <span>
 #include <vector>
+
+#if defined(__SSE2__)
+#include <emmintrin.h>
+#endif
 
 #include "steps.h"
 
@@ -48,8 +52,7 @@ inline std::int16_t limited(std::int64_t x) {
   return std::int16_t(std::clamp<std::int64_t>(x, -kMostFeature, kMostFeature));
 }
 
-// What later splats may know of a splat. Two more follow for each channel:
-// magnitude, and magnitude with sign.
+// What later splats may know of a splat. Two more follow for each channel: magnitude, and magnitude with sign.
 enum Trait { kEnergy, kA, kC, kBeta, kAbsBeta, kTraits };
 
 // Where the features stand.
@@ -63,8 +66,7 @@ constexpr int kMeans = 9;                   // of the traits of the decoded ones
 constexpr int kNearest = kMeans + kTraits;  // of the two nearest: energy, a, c, beta, v_0, offset x and y
 constexpr int kNearestSize = 7;
 constexpr int kRunning = kNearest + 2 * kNearestSize;  // means of the traits of the last splats
-constexpr int kColors = kRunning + kTraits;            // for three channels: mean magnitude, with sign, of the
-                                                       // last splats
+constexpr int kColors = kRunning + kTraits;            // of three channels: mean magnitude, with sign, of the last
 constexpr int kOwn = kColors + 9;                      // of the splat itself, as far as decoded
 constexpr int kOwnSize = 6;
 constexpr int kFeatures = kOwn + kOwnSize;  // 48
@@ -112,8 +114,8 @@ class Context {
     const int left = std::max(0, qx - 2), right = std::min(across_ - 1, qx + 2);
     const int inner_left = std::max(0, qx - 1), inner_right = std::min(across_ - 1, qx + 1);
     int near = 0, around = 0, xx = 0, yy = 0, xy = 0, weights = kPrior;
-    std::array<std::int32_t, 5 * kMostInRow> known;  // the decoded splats among them, and their weights
-    std::array<std::int16_t, 5 * kMostInRow> known_weight;
+    std::array<std::int32_t, kMostKnown> known;  // the decoded splats among them, and their weights
+    std::array<std::int16_t, kMostKnown> known_weight;
     int count = 0;
     std::array<int, 2> nearest = {-1, -1};
     std::array<int, 2> distance = {INT32_MAX, INT32_MAX};
@@ -128,9 +130,10 @@ class Context {
         const Place& p = seen_from_[std::size_t(j)];
         const int dx = p.x - own.x, dy = p.y - own.y, squared = dx * dx + dy * dy;
         const int w = weight_[std::size_t(std::min(squared >> 2, kWeights - 1))];
-        xx += w * dx * dx;
-        yy += w * dy * dy;
-        xy += w * dx * dy;
+        const int wx = w * dx, wy = w * dy;
+        xx += wx * dx;
+        yy += wy * dy;
+        xy += wx * dy;
         if (j > decoded_) continue;
         weights += w;
         known[std::size_t(count)] = j;
@@ -143,16 +146,7 @@ class Context {
         }
       }
     }
-    for (int s = 0; s < stride_; s += kBlock) {
-      std::array<std::int32_t, kBlock> sum{};
-      for (int i = 0; i < count; ++i) {
-        const std::int16_t* traits =
-            &traits_[std::size_t(known[std::size_t(i)]) * std::size_t(stride_) + std::size_t(s)];
-        const std::int16_t w = known_weight[std::size_t(i)];
-        for (std::size_t b = 0; b < kBlock; ++b) sum[b] += w * traits[b];
-      }
-      std::copy(sum.begin(), sum.end(), &sums_[std::size_t(s)]);
-    }
+    sum_traits(count, known, known_weight);
     unit_ = (cell_exponent_ + square_) * 177;
     f[kSquare] = limited((cell_exponent_ + square_) * 256);
     f[kFirst] = packet_ == 1 ? 256 : 0;
@@ -237,6 +231,41 @@ class Context {
     return bits >= 4 ? x >> (bits - 4) : (x << (4 - bits)) + (8 >> bits);
   }
 
+  static constexpr int kMostKnown = 5 * kMostInRow + 1;
+
+  // Sums of weight times trait, for all traits. There is room for one more splat than `count`.
+  void sum_traits(int count, std::array<std::int32_t, kMostKnown>& known,
+                  std::array<std::int16_t, kMostKnown>& known_weight) {
+    if (count % 2 == 1) known[std::size_t(count)] = known[0], known_weight[std::size_t(count)] = 0;
+    for (int s = 0; s < stride_; s += kBlock) {
+#if defined(__SSE2__)  // one instruction for eight products and four sums
+      __m128i low = _mm_setzero_si128(), high = low;
+      for (std::size_t i = 0; i < std::size_t(count); i += 2) {
+        const __m128i a = block(known[i], s), b = block(known[i + 1], s);
+        const __m128i weights = _mm_set1_epi32(known_weight[i] | known_weight[i + 1] << 16);
+        low = _mm_add_epi32(low, _mm_madd_epi16(_mm_unpacklo_epi16(a, b), weights));
+        high = _mm_add_epi32(high, _mm_madd_epi16(_mm_unpackhi_epi16(a, b), weights));
+      }
+      std::memcpy(&sums_[std::size_t(s)], &low, sizeof low);
+      std::memcpy(&sums_[std::size_t(s + kBlock / 2)], &high, sizeof high);
+#else
+      std::array<std::int32_t, kBlock> sum{};
+      for (std::size_t i = 0; i < std::size_t(count); ++i) {
+        const std::int16_t* traits = &traits_[std::size_t(known[i]) * std::size_t(stride_) + std::size_t(s)];
+        for (std::size_t b = 0; b < kBlock; ++b) sum[b] += known_weight[i] * traits[b];
+      }
+      std::copy(sum.begin(), sum.end(), &sums_[std::size_t(s)]);
+#endif
+    }
+  }
+#if defined(__SSE2__)
+  __m128i block(int splat, int first) const {
+    __m128i traits;
+    std::memcpy(&traits, &traits_[std::size_t(splat) * std::size_t(stride_) + std::size_t(first)], sizeof traits);
+    return traits;
+  }
+#endif
+
   void show_neighbour(std::int16_t* g, int j, const Place& own) const {
     std::fill_n(g, kNearestSize, std::int16_t(0));
     if (j < 0) return;
@@ -255,10 +284,9 @@ class Context {
   int columns_, rows_, cell_exponent_, channels_, stride_;
   std::array<std::int16_t, kWeights> weight_;
   int packet_ = 0, seen_ = 0, decoded_ = 0;
-  int square_ = 0, across_ = 1, down_ = 1,
-      unit_ = 0;  // a square has 2^square_ cells on a side
-  std::vector<Place> places_,
-      seen_from_;                           // of all known splats: of the others the centres of cells
+  int square_ = 0, across_ = 1, down_ = 1;  // squares have 2^square_ cells on a side
+  int unit_ = 0;
+  std::vector<Place> places_, seen_from_;   // of all known splats; of those not decoded, the centres of their cells
   std::vector<std::int32_t> starts_, ids_;  // splats by square
   std::vector<std::int16_t> traits_;
   std::vector<std::int32_t> running_;  // 1 / 4096

@@ -1,5 +1,4 @@
-// Predictions of single bits: adaptive counters, mixed in the logistic domain;
-// docs/format.md, section "Packets".
+// Predictions of single bits: adaptive counters, mixed in the logistic domain; docs/format.md, section "Packets".
 #pragma once
 
 #include <algorithm>
@@ -48,12 +47,10 @@ struct Counter {
   }
 };
 
-// The weights of one decision: of its prior first, then of its counters. 1 /
-// 65536.
+// The weights of one decision: of its prior first, then of its counters. 1 / 65536.
 template <int N> using Weights = std::array<std::int32_t, N + 1>;
 
-// Codes a bit whose logit is about `prior`. Counters that have seen nothing
-// start there.
+// Codes a bit whose logit is about `prior`. Counters that have seen nothing start there.
 template <int N, class Coder>
 int code_bit(Coder& coder, int bit, int prior, const std::array<Counter*, N>& counters, Weights<N>& weights, int seen) {
   std::array<int, N + 1> logit;

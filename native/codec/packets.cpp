@@ -45,8 +45,7 @@ template <> class Account<Encoder> {
   void add_plain(Part, int) {}
 };
 
-// All that is learned while the packets of a file are coded. One code for both
-// directions: see range_coder.h.
+// All that is learned while the packets of a file are coded. One code for both directions: see range_coder.h.
 class Models {
  public:
   Models(int channels, const Grid& grid)
@@ -57,8 +56,8 @@ class Models {
         color_(std::size_t(channels), MixedModel(std::max(kScales, kSizes * kSizes))),
         shape_({IntegerModel(kShapeContexts), IntegerModel(kShapeContexts), IntegerModel(kShapeContexts)}) {}
 
-  // row(i) points to the integers of the i-th splat of a packet. The encoder
-  // gives its cells and integers, the decoder gets them.
+  // row(i) points to the integers of the i-th splat of a packet. The encoder gives its cells and integers, the
+  // decoder gets them.
   template <class Coder, class GetRow>
   void code(Coder& coder, std::span<Cell> cells, GetRow row, std::array<double, 4>& bits) {
     Account<Coder> account(coder, bits);
@@ -136,8 +135,7 @@ class Models {
     row[3] = code_parameter(coder, kShapeBeta, row[3], kMostShear / shear, shear, k);
   }
 
-  // The difference from the index nearest to the forecast, with the sign
-  // towards the forecast.
+  // The difference from the index nearest to the forecast, with the sign towards the forecast.
   template <class Coder>
   std::int32_t code_parameter(Coder& coder, int symbol, std::int32_t index, std::int64_t most, std::int64_t step,
                               int k) {
@@ -149,7 +147,9 @@ class Models {
     const std::int64_t mean = std::int64_t(forecast.place + (shear ? 0 : context_.unit())) * 256;
     const std::int64_t below = floor_divide(mean + step / 2, step), rest = mean - below * step;
     const std::int64_t nearest = std::clamp(below, -most, most), side = rest < 0 ? -1 : 1;
-    const int place = int(std::min<std::int64_t>(std::abs(rest) * 8 / step, kPlaces - 1));
+    const std::int64_t eighths = std::abs(rest) * 8;
+    const int place = (eighths >= step) + (eighths >= 2 * step) + (eighths >= 3 * step);
+    static_assert(kPlaces == 4);
     const int context = scale < kFineScales ? scale * kPlaces + place : kFineScales * (kPlaces - 1) + scale;
     const std::int64_t result =
         nearest +
@@ -165,7 +165,7 @@ class Models {
 
   template <class Coder>
   std::int32_t refine(Coder& coder, std::int32_t x, int bits, int cell) {
-    return std::int32_t(std::uint32_t(cell) << bits | code_plain_bits(coder, bits, std::uint32_t(x)));
+    return std::int32_t(std::uint32_t(cell) << bits | coder.code_plain(bits, std::uint32_t(x)));
   }
 
   int channels_, cell_exponent_;

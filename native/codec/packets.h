@@ -1,5 +1,4 @@
-// Splats as integers <-> packets of bytes; docs/format.md, sections "Model" and
-// "Packets".
+// Splats as integers <-> packets of bytes; docs/format.md, sections "Model" and "Packets".
 #pragma once
 
 #include <array>
@@ -18,9 +17,8 @@ struct Grid {
 // Throws std::invalid_argument if there are more than kMostCells on a side.
 Grid make_grid(std::int64_t width, std::int64_t height, int cell_exponent, int margin);
 
-// rows: those of all packets, [sum of counts, 5 + channels]; order gets the row
-// that each decoded splat stands in. Throws std::invalid_argument for integers
-// outside the limits of the format.
+// rows: those of all packets, [sum of counts, 5 + channels]; order gets the row that each decoded splat stands in.
+// Throws std::invalid_argument for integers outside the limits of the format.
 std::vector<std::vector<std::uint8_t>> encode_packets(std::span<const std::int32_t> rows,
                                                       std::span<const std::int64_t> counts, int channels,
                                                       const Grid& grid, std::vector<std::int64_t>& order);

@@ -39,6 +39,12 @@ class Encoder {
     return bit;
   }
 
+  // Bits that are 1 or 0 with equal chances, the highest first.
+  std::uint32_t code_plain(int bits, std::uint32_t value) {
+    for (int i = bits - 1; i >= 0; --i) code(int(value >> i & 1), kHalf);
+    return value & ((1u << bits) - 1);
+  }
+
   // Ends the payload with the fewest bytes that, zeros after them, lie in the range.
   std::vector<std::uint8_t> finish() {
     for (int bytes = 0; bytes <= 4; ++bytes) {
@@ -96,12 +102,28 @@ class Decoder {
     return bit;
   }
 
+  // As code() with p = kHalf again and again, but without branches that nobody can predict.
+  std::uint32_t code_plain(int bits, std::uint32_t) {
+    std::uint32_t result = 0;
+    for (int i = 0; i < bits; ++i) {
+      const std::uint32_t bound = range_ >> 1, above = code_ < bound ? 0 : ~0u;
+      code_ -= bound & above;
+      range_ = bound + (range_ & 1 & above);
+      result = result << 1 | (above + 1);
+      if (range_ < kLeastRange) {
+        code_ = code_ << 8 | next();
+        range_ <<= 8;
+      }
+    }
+    return result;
+  }
+
   void finish() const {
     if (at_ < bytes_.size()) throw std::invalid_argument("a packet has bytes after its last splat");
   }
 
   // Bits used so far, whole and parts.
-  double position() const { return 8.0 * double(at_) - std::log2(double(range_)); }
+  double position() const { return 8.0 * double(at_) - std::log2(float(range_)); }
 
  private:
   // Four zeros may follow the last byte: the look-ahead of a range of 32 bits.

@@ -1,5 +1,4 @@
-// Integers as decisions, and the tables that decisions start from;
-// docs/format.md, section "Packets".
+// Integers as decisions, and the tables that decisions start from; docs/format.md, section "Packets".
 #pragma once
 
 #include <algorithm>
@@ -18,8 +17,8 @@ inline void require(bool ok, const char* message) {
   if (!ok) throw std::invalid_argument(message);
 }
 
-// Decisions of an integer: length of the magnitude in bits (from a likely one
-// up or down), sign, the two bits below the leading one.
+// Decisions of an integer: length of the magnitude in bits (from a likely one up or down), sign, the two bits below
+// the leading one.
 constexpr int kUp = 0, kDown = 14, kSign = 24, kUpper = 27, kLower = 34, kNodes = 46;
 inline int up_node(int length) { return kUp + std::min(length, 13); }
 inline int down_node(int length) { return kDown + std::min(length, 9); }
@@ -28,15 +27,7 @@ inline bool is_sign(int node) { return node >= kSign && node < kUpper; }
 inline int upper_node(int length) { return kUpper + std::min(length, 8) - 2; }
 inline int lower_node(int length, int upper) { return kLower + 2 * (std::min(length, 8) - 3) + upper; }
 
-template <class Coder>
-std::uint32_t code_plain_bits(Coder& coder, int bits, std::uint32_t value) {
-  std::uint32_t result = 0;
-  for (int i = bits - 1; i >= 0; --i) result = result << 1 | std::uint32_t(coder.code(int(value >> i & 1), kHalf));
-  return result;
-}
-
-// decide(node, bit) codes a decision. value: that of the encoder, |value| <
-// 2^32. likely: length to begin with.
+// decide(node, bit) codes a decision. value: that of the encoder, |value| < 2^32. likely: length to begin with.
 template <class Coder, class Decide>
 std::int64_t code_integer(Coder& coder, std::int64_t value, std::int64_t most, int likely, Decide decide) {
   const std::uint32_t magnitude = std::uint32_t(std::abs(value));
@@ -53,13 +44,12 @@ std::int64_t code_integer(Coder& coder, std::int64_t value, std::int64_t most, i
   if (length >= 2) result = 2 | std::uint32_t(decide(upper_node(length), magnitude >> (length - 2) & 1));
   if (length >= 3)
     result = result << 1 | std::uint32_t(decide(lower_node(length, result & 1), magnitude >> (length - 3) & 1));
-  if (length >= 4) result = result << (length - 3) | code_plain_bits(coder, length - 3, magnitude);
+  if (length >= 4) result = result << (length - 3) | coder.code_plain(length - 3, magnitude);
   require(result <= most, "a packet holds an index beyond the limits");
   return negative ? -std::int64_t(result) : std::int64_t(result);
 }
 
-constexpr int kScales = 24;     // classes of the deviation of an integer: half an
-                                // octave each, from 1 / 8 up
+constexpr int kScales = 24;     // classes of the deviation of an integer, half an octave each, from 1 / 8 up
 constexpr int kFineScales = 8;  // those for which it matters where between two integers the mean lies,
 constexpr int kPlaces = 4;      // in so many classes
 constexpr int kShapeContexts = kFineScales * kPlaces + kScales - kFineScales;
