@@ -44,16 +44,16 @@ def rasterize(
     except RuntimeError:
         shapes = ", ".join(f"{name} {tuple(tensor.shape)}" for name, tensor in tensors.items())
         raise InputError(f"rasterize: the leading dimensions must broadcast, got {shapes}") from None
-    pictures = math.prod(batch)
 
-    def flat(tensor: Tensor, kept: int) -> Tensor:
-        own = tensor.shape[tensor.ndim - kept :]
-        return tensor.expand(*batch, *own).reshape(pictures, *own)
+    def spread(tensor: Tensor, own: int) -> Tensor:
+        """With all leading dimensions, before so many of its own."""
+        first = tensor.ndim - own
+        return tensor if tensor.shape[:first] == batch else tensor.expand(*batch, *tensor.shape[first:])
 
     images: Tensor = _rasterize(
-        flat(means, 2), flat(log_cholesky, 2), flat(colors, 2), flat(background, 1), height, width
+        spread(means, 2), spread(log_cholesky, 2), spread(colors, 2), spread(background, 1), height, width
     )
-    return images.reshape(*batch, height, width, colors.shape[-1])
+    return images
 
 
 def _check_kind(tensors: dict[str, Tensor]) -> None:
@@ -104,30 +104,43 @@ def _check_shapes(means: Tensor, log_cholesky: Tensor, colors: Tensor, backgroun
         )
 
 
-# ---- the operators: [B, N, 2], [B, N, 3], [B, N, C], [B, C] -> [B, height, width, C] and back ----
+# ---- the operators: [..., N, 2], [..., N, 3], [..., N, C], [..., C] -> [..., height, width, C] and back ----
 
 
 def _on_cpu(means: Tensor, log_cholesky: Tensor, colors: Tensor, background: Tensor, height: int, width: int) -> Tensor:
-    m, lc, c, b = _arrays(means, log_cholesky, colors, background)
-    return torch.from_numpy(_cpu.render_pictures(m, lc, c, b, height, width, threads=torch.get_num_threads()))
+    arrays = [_flat(tensor, 2).numpy() for tensor in (means, log_cholesky, colors)]
+    images = _cpu.render_pictures(
+        arrays[0], arrays[1], arrays[2], _flat(background, 1).numpy(), height, width, threads=torch.get_num_threads()
+    )
+    return torch.from_numpy(images).view(_picture_shape(colors, height, width))
 
 
 def _backward_on_cpu(
     means: Tensor, log_cholesky: Tensor, colors: Tensor, d_images: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    m, lc, c, d = _arrays(means, log_cholesky, colors, d_images)
-    gradients = _cpu.render_pictures_backward(m, lc, c, d, threads=torch.get_num_threads())
-    d_means, d_log_cholesky, d_colors = (torch.from_numpy(gradient) for gradient in gradients)
-    return d_means, d_log_cholesky, d_colors
+    arrays = [_flat(tensor, 2).numpy() for tensor in (means, log_cholesky, colors)]
+    d_means, d_log_cholesky, d_colors = _cpu.render_pictures_backward(
+        arrays[0], arrays[1], arrays[2], _flat(d_images, 3).numpy(), threads=torch.get_num_threads()
+    )
+    return (
+        torch.from_numpy(d_means).view(means.shape),
+        torch.from_numpy(d_log_cholesky).view(log_cholesky.shape),
+        torch.from_numpy(d_colors).view(colors.shape),
+    )
 
 
-def _arrays(*tensors: Tensor) -> list[Any]:
-    """Views of the tensors' memory, or of a contiguous copy."""
-    return [tensor.detach().contiguous().numpy() for tensor in tensors]
+def _flat(tensor: Tensor, own: int) -> Tensor:
+    """All leading dimensions as one before so many of its own; contiguous, without a copy where it was."""
+    first = tensor.ndim - own
+    return tensor.detach().contiguous().view(math.prod(tensor.shape[:first]), *tensor.shape[first:])
+
+
+def _picture_shape(colors: Tensor, height: int, width: int) -> tuple[int, ...]:
+    return *colors.shape[:-2], height, width, colors.shape[-1]
 
 
 def _shape(means: Tensor, log_cholesky: Tensor, colors: Tensor, background: Tensor, height: int, width: int) -> Tensor:
-    return colors.new_empty(means.shape[0], height, width, colors.shape[2])
+    return colors.new_empty(_picture_shape(colors, height, width))
 
 
 def _backward_shapes(
@@ -144,7 +157,7 @@ def _backward(ctx: Any, d_images: Tensor) -> tuple[Tensor | None, ...]:
     of_splats: tuple[Tensor | None, ...] = (None, None, None)
     if any(ctx.needs_input_grad[:3]):
         of_splats = _rasterize_backward(*ctx.saved_tensors, d_images)
-    d_background = d_images.sum((1, 2)) if ctx.needs_input_grad[3] else None
+    d_background = d_images.sum((-3, -2)) if ctx.needs_input_grad[3] else None
     return *of_splats, d_background, None, None
 
 
