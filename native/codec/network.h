@@ -1,16 +1,12 @@
-// The six small networks that foretell symbols from features, in integers; docs/format.md, section "Packets".
+// The six small networks that foretell symbols from features, in integers;
+// docs/format.md, section "Packets".
 #pragma once
 
 #include <algorithm>
 #include <array>
 #include <cstdint>
-#include <cstring>
 #include <string_view>
 #include <vector>
-
-#if defined(__SSE2__)
-#include <emmintrin.h>
-#endif
 
 #include "context.h"
 #include "tables.h"
@@ -48,9 +44,9 @@ class Networks {
     for (Network& n : networks_) {
       for (std::size_t i = 0; i < kHidden + kOutputs; ++i, ++unit) {
         if (i < kHidden)
-          for (std::size_t j = 0; j < kFeatures; ++j) n.hidden[j / 2][2 * i + j % 2] = std::int8_t(weights[w++]);
+          for (std::int16_t& weight : n.hidden[i]) weight = std::int8_t(weights[w++]);
         else
-          for (std::size_t j = 0; j < kHidden; ++j) n.output[i - kHidden][j] = std::int8_t(weights[w++]);
+          for (std::int16_t& weight : n.output[i - kHidden]) weight = std::int8_t(weights[w++]);
         std::uint32_t bias = 0;
         for (std::size_t byte = 4; byte-- > 0;) bias = bias << 8 | biases[4 * unit + byte];
         n.bias[i] = std::int32_t(bias);
@@ -62,13 +58,15 @@ class Networks {
   Forecast operator()(int symbol, const Features& f) const {
     const Network& n = networks_[std::size_t(symbol)];
     std::array<std::int32_t, kHidden> hidden;
-    std::copy_n(n.bias.begin(), kHidden, hidden.begin());
-    multiply(n, f, hidden);
-    for (std::size_t i = 0; i < kHidden; ++i) hidden[i] = std::clamp(hidden[i] >> n.shift[i], 0, 32767);
+    for (std::size_t i = 0; i < kHidden; ++i) {
+      std::int32_t sum = n.bias[i];
+      for (std::size_t j = 0; j < kFeatures; ++j) sum += std::int32_t(n.hidden[i][j]) * f[j];
+      hidden[i] = std::clamp(sum >> n.shift[i], 0, 32767);
+    }
     std::array<std::int32_t, kOutputs> output;
     for (std::size_t i = 0; i < kOutputs; ++i) {
       std::int32_t sum = n.bias[kHidden + i];
-      for (std::size_t j = 0; j < kHidden; ++j) sum += n.output[i][j] * hidden[j];
+      for (std::size_t j = 0; j < kHidden; ++j) sum += std::int32_t(n.output[i][j]) * hidden[j];
       output[i] = sum >> n.shift[kHidden + i];
     }
     return {output[0], output[1]};
@@ -76,36 +74,11 @@ class Networks {
 
  private:
   struct Network {
-    std::array<std::array<std::int16_t, 2 * kHidden>, kFeatures / 2>
-        hidden;  // pairs of features, of one unit after another
-    std::array<std::array<std::int32_t, kHidden>, kOutputs> output;
+    std::array<std::array<std::int16_t, kFeatures>, kHidden> hidden;
+    std::array<std::array<std::int16_t, kHidden>, kOutputs> output;
     std::array<std::int32_t, kHidden + kOutputs> bias;
     std::array<int, kHidden + kOutputs> shift;
   };
-
-  static void multiply(const Network& n, const Features& f, std::array<std::int32_t, kHidden>& sums) {
-#if defined(__SSE2__)  // one instruction for eight products and four sums
-    constexpr std::size_t kVectors = kHidden / 4;
-    __m128i sum[kVectors];
-    for (std::size_t v = 0; v < kVectors; ++v) std::memcpy(&sum[v], &sums[4 * v], sizeof sum[v]);
-    for (std::size_t j = 0; j < kFeatures / 2; ++j) {
-      int pair;
-      std::memcpy(&pair, &f[2 * j], sizeof pair);
-      const __m128i features = _mm_set1_epi32(pair);
-      for (std::size_t v = 0; v < kVectors; ++v) {
-        __m128i weights;
-        std::memcpy(&weights, &n.hidden[j][8 * v], sizeof weights);
-        sum[v] = _mm_add_epi32(sum[v], _mm_madd_epi16(weights, features));
-      }
-    }
-    for (std::size_t v = 0; v < kVectors; ++v) std::memcpy(&sums[4 * v], &sum[v], sizeof sum[v]);
-#else
-    for (std::size_t j = 0; j < kFeatures / 2; ++j)
-      for (std::size_t i = 0; i < kHidden; ++i)
-        sums[i] += n.hidden[j][2 * i] * f[2 * j] + n.hidden[j][2 * i + 1] * f[2 * j + 1];
-#endif
-  }
-
   std::array<Network, kSymbols> networks_{};
 };
 
