@@ -15,7 +15,7 @@ from skimage.data import astronaut
 from test_codec_api import repaired, scattered
 
 import splat2d
-from splat2d import Metadata, codec
+from splat2d import Metadata, codec, compression
 from splat2d.images import levels_of
 
 FAST = {"splats": 60, "steps": 60, "device": "cpu"}
@@ -34,6 +34,10 @@ def saved(picture: Image.Image, **options: object) -> bytes:
     file = io.BytesIO()
     picture.save(file, "S2D", **{**FAST, **options})
     return file.getvalue()
+
+
+def samples_of(picture: Image.Image) -> np.ndarray:
+    return np.asarray(picture, np.float32)[..., None] / np.float32(255)
 
 
 def face(mode: str) -> Image.Image:
@@ -70,7 +74,7 @@ def test_open_reads_the_header_only(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("mode", ["L", "RGB", "RGBA"])
 def test_save_and_open(mode: str, tmp_path: Path) -> None:
     picture = face(mode)
-    picture.save(tmp_path / "face.s2d", **FAST, quality=90)
+    picture.save(tmp_path / "face.s2d", **FAST)
     with Image.open(tmp_path / "face.s2d") as again:
         assert (again.mode, again.size) == (mode, picture.size)
         difference = np.asarray(again, np.float64) - np.asarray(picture)
@@ -83,10 +87,44 @@ def test_save_and_open(mode: str, tmp_path: Path) -> None:
 def test_options_reach_the_fit_and_the_encoder() -> None:
     picture = face("L")
     assert codec.read(saved(picture, splats=30)).container.header.count <= 30
-    assert len(saved(picture, quality=10)) < len(saved(picture, quality=90))
     assert saved(picture, seed=1) == saved(picture, seed=1) != saved(picture, seed=2)
+    assert saved(picture) != saved(picture, loss="l1")
+    for budget in ({"psnr": 30}, {"bytes": 500}, {"quality": 40}):
+        with pytest.raises(splat2d.InputError, match="two budgets"):
+            saved(picture, **budget)
+
+
+def test_budgets_reach_the_compression(monkeypatch: pytest.MonkeyPatch) -> None:
+    short = compression.Schedule(fit=40, train=100, stages=4, stage_steps=10)
+    monkeypatch.setattr(compression, "SCHEDULES", {"fast": short})
+    picture = face("L")
+
+    def compressed(**options: object) -> bytes:
+        file = io.BytesIO()
+        picture.save(file, "S2D", preset="fast", device="cpu", **options)
+        return file.getvalue()
+
+    small = compressed(bytes=400)
+    assert 350 < len(small) <= 400
+    assert small == splat2d.compress(samples_of(picture), bytes=400, preset="fast", device="cpu").data
+    usual = compressed()
+    assert len(compressed(quality=20)) < len(usual) == len(compressed(quality=50))
+    assert splat2d.psnr(splat2d.render(splat2d.decode(compressed(psnr=24))), samples_of(picture)) >= 24
     with pytest.raises(splat2d.InputError, match="two budgets"):
-        saved(picture, psnr=30)
+        compressed(bytes=400, quality=50)
+    with pytest.raises(splat2d.InputError, match="steps: goes with a budget of splats"):
+        compressed(steps=100)
+    with pytest.raises(splat2d.InputError, match="takes at least"):
+        compressed(bytes=10)
+
+
+def test_metadata_counts_as_bytes() -> None:
+    exif = Image.Exif()
+    exif[0x010E] = "words " * 20
+    file = io.BytesIO()
+    face("L").save(file, "S2D", preset="fast", device="cpu", bytes=500, exif=exif)
+    assert 480 < len(file.getvalue()) <= 500
+    assert opened(file.getvalue()).getexif()[0x010E] == "words " * 20
 
 
 def test_metadata_both_ways() -> None:

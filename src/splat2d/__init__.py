@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from splat2d.batch import BatchResult, fit_batch
     from splat2d.codec import Metadata, decode, encode, read_metadata
-    from splat2d.config import FitConfig, Loss
+    from splat2d.compression import Compressed, compress, compress_steps
+    from splat2d.config import CompressConfig, FitConfig, Loss
     from splat2d.errors import FormatError, InputError
     from splat2d.fitting import FitResult, Progress, fit, fit_steps
     from splat2d.images import load_image, save_image
@@ -25,6 +26,8 @@ __version__ = "0.1.0"
 
 _HOME = {
     "BatchResult": "batch",
+    "CompressConfig": "config",
+    "Compressed": "compression",
     "FitConfig": "config",
     "FitResult": "fitting",
     "FormatError": "errors",
@@ -33,6 +36,8 @@ _HOME = {
     "Metadata": "codec",
     "Progress": "fitting",
     "Splats": "splats",
+    "compress": "compression",
+    "compress_steps": "compression",
     "decode": "codec",
     "encode": "codec",
     "fit": "fitting",
@@ -51,6 +56,8 @@ _HOME = {
 
 __all__ = [
     "BatchResult",
+    "CompressConfig",
+    "Compressed",
     "FitConfig",
     "FitResult",
     "FormatError",
@@ -59,6 +66,8 @@ __all__ = [
     "Metadata",
     "Progress",
     "Splats",
+    "compress",
+    "compress_steps",
     "decode",
     "encode",
     "fit",

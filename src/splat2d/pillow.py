@@ -6,10 +6,12 @@ from io import BytesIO
 from typing import IO, Any
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageFile
 
 from splat2d import codec
 from splat2d.codec import container
+from splat2d.compression import compress
 from splat2d.errors import FormatError, InputError
 from splat2d.fitting import fit
 from splat2d.images import levels_of
@@ -18,14 +20,15 @@ from splat2d.rendering import render
 FORMAT, SUFFIX, MIME = "S2D", ".s2d", "image/x-s2d"
 
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
-_FIT_OPTIONS = ("splats", "psnr", "preset", "steps", "loss", "seed", "device", "threads")
+_COMPRESS_OPTIONS = ("bytes", "quality", "psnr", "preset", "loss", "seed", "device", "threads")
+_FIT_OPTIONS = ("splats", "preset", "steps", "loss", "seed", "device", "threads")
 
 
 def register_pillow() -> None:
     """From now on Image.open reads .s2d files, at the size of their canvas, and Image.save writes them.
 
-    save fits splats to the picture: it takes the options of fit() and the quality of encode(). Modes L, RGB and RGBA.
-    EXIF data and colour profiles come along, both ways.
+    save takes the options of compress(), or with a budget of splats those of fit(). Modes L, RGB and RGBA. EXIF data
+    and colour profiles come along, both ways.
     """
     Image.register_open(FORMAT, S2dImageFile, _accept)
     Image.register_save(FORMAT, _save)
@@ -88,5 +91,18 @@ def _save(picture: Image.Image, file: IO[bytes], _: str | bytes) -> None:
     samples = np.asarray(picture, np.float32).reshape(picture.height, picture.width, -1) / np.float32(255)
     if picture.mode == "RGBA":
         samples[..., :3] *= samples[..., 3:]
-    splats = fit(samples, **{name: options[name] for name in _FIT_OPTIONS if name in options}).splats
-    file.write(codec.encode(splats, quality=options.get("quality"), metadata=metadata))
+    file.write(_compressed(samples, options, metadata))
+
+
+def _compressed(samples: NDArray[np.float32], options: dict[str, Any], metadata: codec.Metadata) -> bytes:
+    """The file of a picture [H, W, C]. Raises InputError."""
+    if options.get("splats") is None:
+        if options.get("steps") is not None:
+            raise InputError("steps: goes with a budget of splats only; presets decide otherwise")
+        chosen = {name: options[name] for name in _COMPRESS_OPTIONS if name in options}
+        return compress(samples, **chosen, metadata=metadata).data
+    for name in ("bytes", "quality", "psnr"):
+        if options.get(name) is not None:
+            raise InputError(f"two budgets given, splats and {name}; give one")
+    chosen = {name: options[name] for name in _FIT_OPTIONS if name in options}
+    return codec.encode(fit(samples, **chosen).splats, metadata=metadata)
