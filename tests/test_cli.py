@@ -20,8 +20,9 @@ import pytest
 from skimage.data import astronaut
 
 import splat2d
-from splat2d import files, fitting, rendering
+from splat2d import cli, compression, files, fitting, rendering
 from splat2d.cli import main
+from splat2d.compression import Schedule
 
 FAST = ["--splats", "60", "--steps", "60", "--device", "cpu"]
 
@@ -32,6 +33,14 @@ def photo(tmp_path: Path) -> Path:
     path = tmp_path / "photo.png"
     splat2d.save_image(path, astronaut()[20:116, 180:260])
     return path
+
+
+@pytest.fixture
+def short(monkeypatch: pytest.MonkeyPatch) -> Schedule:
+    """Compression that takes little time, and makes little of it."""
+    schedule = Schedule(fit=40, train=100, stages=4, stage_steps=10)
+    monkeypatch.setattr(compression, "SCHEDULES", dict.fromkeys(compression.SCHEDULES, schedule))
+    return schedule
 
 
 def run_json(capsys: pytest.CaptureFixture[str], *arguments: object) -> dict[str, Any]:
@@ -88,7 +97,7 @@ def test_photo_through_fit_info_render_compare(photo: Path, capsys: pytest.Captu
 
 def test_photo_through_encode_decode_info_compare(photo: Path, capsys: pytest.CaptureFixture[str]) -> None:
     splats, small = photo.with_suffix(".npz"), photo.with_suffix(".s2d")
-    fit = run_json(capsys, "fit", photo, *FAST)
+    fit = run_json(capsys, "fit", photo, "-o", splats, *FAST)
     encoded = run_json(capsys, "encode", splats)
     assert encoded["output"] == str(small) and encoded["bytes"] == small.stat().st_size < splats.stat().st_size / 4
     assert encoded["splats"] + encoded["left_out"] == 60
@@ -131,6 +140,46 @@ def test_fit_to_s2d_is_judged_by_the_file(photo: Path, capsys: pytest.CaptureFix
     assert fit["splats"] == run_json(capsys, "info", small)["splats"]
 
 
+def test_budgets_of_a_file(photo: Path, capsys: pytest.CaptureFixture[str], short: Schedule) -> None:
+    def compressed(name: str, *budget: object) -> dict[str, Any]:
+        path = photo.with_name(name)
+        fit = run_json(capsys, "fit", photo, "-o", path, *budget)
+        assert fit["bytes"] == path.stat().st_size and fit["splats"] == len(splat2d.load(path))
+        compared = run_json(capsys, "compare", photo, path)
+        assert fit["psnr"] == pytest.approx(compared["psnr"], abs=1e-6)
+        assert fit["ssim"] == pytest.approx(compared["ssim"], abs=1e-6)
+        assert fit["bpp"] == pytest.approx(8 * fit["bytes"] / (80 * 96))
+        return fit
+
+    assert 750 < compressed("bytes.s2d", "--bytes", 900)["bytes"] <= 900
+    compressed("bpp.s2d", "--bpp", 8 * 900.5 / (80 * 96))
+    assert photo.with_name("bytes.s2d").read_bytes() == photo.with_name("bpp.s2d").read_bytes()
+    assert 25 <= compressed("psnr.s2d", "--psnr", 25)["psnr"] < 26
+    coarse, usual = compressed("coarse.s2d", "--quality", 20), compressed("usual.s2d")
+    assert coarse["bytes"] < usual["bytes"] and coarse["psnr"] < usual["psnr"]
+    compressed("fifty.s2d", "--quality", compression.QUALITY)
+    assert photo.with_name("usual.s2d").read_bytes() == photo.with_name("fifty.s2d").read_bytes()
+    compressed("other.s2d", "--loss", "l1")
+    assert photo.with_name("usual.s2d").read_bytes() != photo.with_name("other.s2d").read_bytes()
+
+
+def test_all_outputs_of_a_compression_show_the_same(
+    photo: Path, capsys: pytest.CaptureFixture[str], short: Schedule
+) -> None:
+    small, again, exact, shown = (photo.with_name(name) for name in ("a.s2d", "b.s2d", "a.npz", "a.png"))
+    outputs = [part for path in (exact, small, again, shown) for part in ("-o", path)]
+    fit = run_json(capsys, "fit", photo, "--bytes", 600, *outputs)
+    assert fit["bytes"] == small.stat().st_size <= 600
+    assert [output["bytes"] for output in fit["outputs"]] == [
+        path.stat().st_size for path in (exact, small, again, shown)
+    ]
+    assert small.read_bytes() == again.read_bytes()
+    np.testing.assert_array_equal(splat2d.load(exact).means, splat2d.load(small).means)
+    np.testing.assert_array_equal(splat2d.load(exact).colors, splat2d.load(small).colors)
+    drawn = splat2d.render(splat2d.load(small)).clip(0, 1)
+    np.testing.assert_allclose(splat2d.load_image(shown), drawn, atol=0.51 / 255)
+
+
 def test_decode_of_a_file_whose_end_is_missing(photo: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["fit", str(photo), "-o", str(photo.with_name("a.s2d")), "--splats", "1200", "--steps", "40"]) == 0
     cut = photo.with_name("cut.s2d")
@@ -158,19 +207,24 @@ def test_metadata_of_a_file(photo: Path, capsys: pytest.CaptureFixture[str]) -> 
 
 @pytest.mark.parametrize("size, shape", [(["--width", "40"], (48, 40)), (["--height", "192"], (192, 160))])
 def test_render_keeps_the_aspect(size: list[str], shape: tuple[int, int], photo: Path) -> None:
-    splats, out = photo.with_suffix(".npz"), photo.with_name("out.png")
+    splats, out = photo.with_suffix(".s2d"), photo.with_name("out.png")
     assert main(["fit", str(photo), *FAST]) == 0
     assert main(["render", str(splats), *size, "-o", str(out)]) == 0
     assert splat2d.load_image(out).shape[:2] == shape
 
 
-def test_fit_prints_its_result_and_a_next_command_that_works(photo: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["fit", str(photo), *FAST]) == 0
+def test_fit_prints_its_result_and_a_next_command_that_works(
+    photo: Path, capsys: pytest.CaptureFixture[str], short: Schedule
+) -> None:
+    assert main(["fit", str(photo)]) == 0
     out, err = capsys.readouterr()
     assert err == ""
-    size = photo.with_suffix(".npz").stat().st_size
-    for part in ("60 for 80x96 pixels", "dB", "SSIM", f"{size} bytes", "bits per pixel", "60 steps"):
+    small = photo.with_suffix(".s2d")
+    assert sorted(path.name for path in photo.parent.iterdir()) == ["photo.png", "photo.s2d"]
+    count = len(splat2d.load(small))
+    for part in (f"{count} for 80x96 pixels", "dB", "SSIM", f"{small.stat().st_size} bytes", "bits per pixel"):
         assert part in out
+    assert re.search(r"time +\d+\.\d s, \d+ steps, ", out)
     following = out.splitlines()[-1].split()
     assert following[:2] == ["next", "splat2d"]
     assert main(following[2:]) == 0
@@ -192,7 +246,7 @@ def test_same_seed_gives_the_same_bytes(photo: Path) -> None:
 
 
 def test_text_output_of_info_and_compare(photo: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    main(["fit", str(photo), *FAST])
+    main(["fit", str(photo), *FAST, "-o", str(photo.with_suffix(".npz"))])
     capsys.readouterr()
     assert main(["info", str(photo.with_suffix(".npz"))]) == 0
     assert "60, " in (text := capsys.readouterr().out) and "long axis" in text and "background" in text
@@ -229,7 +283,7 @@ def _bytes(name: str, data: bytes) -> Make:
 
 
 def _options(*options: str) -> Make:
-    return lambda folder: ["fit", str(folder / "photo.png"), *options]
+    return lambda folder: ["fit", str(folder / "photo.png"), *(option.format(folder=folder) for option in options)]
 
 
 def _output(*names: str, prepare: Callable[[Path], object] = lambda folder: None) -> Make:
@@ -275,11 +329,11 @@ def _too_wide(folder: Path) -> list[str]:
 
 def _array_as_photo(folder: Path) -> list[str]:
     np.savez(folder / "array.npz", np.zeros((4, 5, 3), np.float32))
-    return ["fit", str(folder / "array.npz"), *FAST]
+    return ["fit", str(folder / "array.npz"), *FAST, "-o", str(folder / "array.npz")]
 
 
-def _array_beside(folder: Path) -> list[str]:
-    np.savez(folder / "photo.npz", np.zeros(3))
+def _something_beside(folder: Path) -> list[str]:
+    (folder / "photo.s2d").write_bytes(b"precious")
     return ["fit", str(folder / "photo.png"), *FAST]
 
 
@@ -294,7 +348,7 @@ def _s2d(command: str, *options: str, cut: int | None = None) -> Make:
 
 def _render(*options: str, command: str = "render") -> Make:
     def make(folder: Path) -> list[str]:
-        assert main(["fit", str(folder / "photo.png"), *FAST, "--quiet"]) == 0
+        assert main(["fit", str(folder / "photo.png"), *FAST, "--quiet", "-o", str(folder / "photo.npz")]) == 0
         return [command, str(folder / "photo.npz"), *(option.format(folder=folder) for option in options)]
 
     return make
@@ -308,10 +362,22 @@ BAD: dict[str, tuple[Make, str]] = {
     "truncated": (_truncated, "cannot be read as a picture"),
     "no pixels": (_bytes("zero.ppm", b"P6 0 4 255\n"), "picture"),
     "NaN pixels": (_not_a_number, "NaN"),
-    "two budgets": (_options("--splats", "50", "--psnr", "30"), "two budgets"),
+    "two budgets": (_options("--splats", "50", "--psnr", "30"), "two budgets given, --psnr and --splats; give one"),
+    "bytes and bpp": (_options("--bytes", "500", "--bpp", "0.3"), "two budgets given, --bytes and --bpp; give one"),
+    "bytes without .s2d": (_options("--bytes", "500", "-o", "{folder}/a.npz"), "--bytes is a budget of .s2d files"),
+    "bpp without .s2d": (_options("--bpp", "0.3", "-o", "{folder}/a.png"), "--bpp is a budget of .s2d files"),
+    "quality without .s2d": (_options("--quality", "9", "-o", "{folder}/a.png"), "--quality is a budget of .s2d files"),
+    "too few bytes": (_options("--bytes", "12"), "takes at least"),
+    "too few bits": (_options("--bpp", "0.0001"), "takes at least"),
+    "no bits": (_options("--bpp", "0"), "bpp: must be a finite number above 0"),
+    "bits without end": (_options("--bpp", "inf"), "bpp: must be a finite number above 0"),
+    "no bytes": (_options("--bytes", "0"), "bytes: must be"),
+    "quality beyond 100": (_options("--quality", "101"), "quality: must be 0 to 100"),
+    "steps of a compression": (_options("--steps", "50"), "--steps goes with --splats"),
+    "more splats than .s2d takes": (_options("--splats", "40000"), "photo.s2d: 40000 splats are too many"),
     "no splats": (_options("--splats", "0"), "splats: must be at least 1"),
     "negative splats": (_options("--splats", "-5"), "splats: must be at least 1"),
-    "no steps": (_options("--steps", "0"), "steps: must be at least 1"),
+    "no steps": (_options("--splats", "5", "--steps", "0"), "steps: must be at least 1"),
     "negative psnr": (_options("--psnr", "-3"), "psnr"),
     "psnr nan": (_options("--psnr", "nan"), "psnr"),
     "no threads": (_options("--threads", "0"), "threads: must be at least 1"),
@@ -324,8 +390,9 @@ BAD: dict[str, tuple[Make, str]] = {
     "output in a file": (_output("photo.png/out.npz"), "photo.png"),
     "read-only target": (_output("kept.npz", prepare=_read_only), "read-only"),
     "second output bad": (_output("fine.npz", "none/out.png"), "does not exist"),
-    "default output holds something else": (_array_beside, "holds no splats"),
-    "default output is the input": (_array_as_photo, "never overwritten"),
+    "default output holds something else": (_something_beside, "holds no splats"),
+    "default output is the input": (_s2d("fit"), "never overwritten"),
+    "output is the input, an array": (_array_as_photo, "never overwritten"),
     "output is the input": (_output("photo.png"), "never overwritten"),
     "output is the input in disguise": (_output("../{name}/photo.png"), "never overwritten"),
     "output is a link to the input": (
@@ -395,7 +462,7 @@ def test_broken_pictures(data: Path, tmp_path: Path, capsys: pytest.CaptureFixtu
         err = capsys.readouterr().err
         if code == 0:  # a text of unsafe length in a PNG leaves its pixels intact
             assert path.name == "corrupt_png_decompression_dos.png"
-            (tmp_path / path.with_suffix(".npz").name).unlink()
+            (tmp_path / path.with_suffix(".s2d").name).unlink()
         else:
             assert code == 1 and err.count("\n") == 1
         copy.unlink()
@@ -418,16 +485,18 @@ def test_outputs_are_checked_before_the_fit(
         raise AssertionError("the fit began")
 
     monkeypatch.setattr(fitting, "fit_steps", never)
-    for name in ("none/out.npz", "out.xyz", "photo.png"):
+    monkeypatch.setattr(compression, "compress_steps", never)
+    for name in ("none/out.npz", "none/out.s2d", "out.xyz", "photo.png"):
         assert main(["fit", str(photo), "-o", str(photo.parent / name)]) == 1
 
 
 def test_more_than_one_splat_per_pixel_warns(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "tiny.png"
     splat2d.save_image(path, astronaut()[100:104, 200:205])
-    assert main(["fit", str(path), "--splats", "20", "--steps", "5"]) == 0
+    options = ["--steps", "5", "-o", str(path.with_suffix(".npz"))]
+    assert main(["fit", str(path), "--splats", "20", *options]) == 0
     assert capsys.readouterr().err == ""
-    assert main(["fit", str(path), "--splats", "21", "--steps", "5"]) == 0
+    assert main(["fit", str(path), "--splats", "21", *options]) == 0
     assert capsys.readouterr().err == "splat2d: warning: 21 splats for 20 pixels are more than one per pixel\n"
     assert len(splat2d.load(path.with_suffix(".npz"))) == 21
 
@@ -495,7 +564,7 @@ def test_interrupt_keeps_the_best_state(
         raise KeyboardInterrupt
 
     monkeypatch.setattr(fitting, "fit_steps", stopped)
-    assert main(["fit", str(photo), "--splats", "30", "--json"]) == 130
+    assert main(["fit", str(photo), "--splats", "30", "--json", "-o", str(photo.with_suffix(".npz"))]) == 130
     out, err = capsys.readouterr()
     assert "interrupted at step 3 of 9" in err
     report = json.loads(out)
@@ -539,17 +608,61 @@ def on_terminal(arguments: list[str], until: bytes | None, environment: dict[str
     return child.returncode, out, shown.decode()
 
 
+@pytest.mark.parametrize("budget", [["--bytes", "700"], ["--bpp", "0.25"], ["--quality", "30"], ["--psnr", "22"], []])
+@pytest.mark.parametrize("phase", ["fitting", "training", "rounding"])
+def test_interrupt_of_a_compression_writes_a_file_within_the_budget(
+    budget: list[str],
+    phase: str,
+    photo: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    short: Schedule,
+) -> None:
+    complete = compression.compress_steps
+
+    def stopped(image: Any, config: splat2d.CompressConfig) -> Iterator[Any]:
+        for event in complete(image, config):
+            assert isinstance(event, fitting.Progress)
+            yield event
+            if event.step >= short.fit and cli._phase(event, config) == phase:
+                raise KeyboardInterrupt
+
+    monkeypatch.setattr(compression, "compress_steps", stopped)
+    small, shown = photo.with_suffix(".s2d"), photo.with_name("shown.png")
+    assert main(["fit", str(photo), *budget, "-o", str(small), "-o", str(shown), "--json"]) == 130
+    out, err = capsys.readouterr()
+    report = json.loads(out)
+    assert report["interrupted"] is True and report["bytes"] == small.stat().st_size
+    assert re.match(
+        r"splat2d: interrupted at step \d+ of \d+; writing the best .*\nsplat2d: .*rounded all at once", err
+    )
+    limit = {"--bytes": 700, "--bpp": 240}.get(budget[0]) if budget else None
+    assert limit is None or 0.8 * limit < report["bytes"] <= limit
+    assert len(splat2d.load(small)) == report["splats"] > 0
+    assert run_json(capsys, "compare", photo, small)["psnr"] == pytest.approx(report["psnr"], abs=1e-6)
+    image = splat2d.load_image(photo)
+    assert report["psnr"] > splat2d.psnr(np.broadcast_to(image.mean((0, 1)), image.shape), image) + 1
+
+
+def test_ctrl_c_during_a_compression_leaves_a_file_and_shows_its_phases(photo: Path) -> None:
+    code, _, err = on_terminal(
+        ["fit", str(photo), "--bytes", "900", "--preset", "best"], b"rounding", {"NO_COLOR": "1"}
+    )
+    assert code == 130
+    assert 700 < photo.with_suffix(".s2d").stat().st_size <= 900
+    assert err.index("fitting") < err.index("training") < err.index("rounding") < err.index("rounded all at once")
+
+
 def test_ctrl_c_during_a_long_fit_leaves_a_result(photo: Path) -> None:
     arguments = ["fit", str(photo), "--splats", "60", "--steps", "1000000"]
     code, out, err = on_terminal(arguments, until=b" dB ", environment={"NO_COLOR": "1"})
     assert code == 130
     assert re.search(r"splat2d: interrupted at step \d+ of 1000000; writing the best result so far", err)
-    assert "photo.npz" in out
-    splats = splat2d.load(photo.with_suffix(".npz"))
+    assert "photo.s2d" in out
+    splats = splat2d.load(photo.with_suffix(".s2d"))
     assert 0 < len(splats) <= 60 and (splats.width, splats.height) == (80, 96)
-    assert sorted(path.name for path in photo.parent.iterdir()) == ["photo.npz", "photo.png"]
-    for part in ("steps/s", " splats"):
-        assert part in err
+    assert sorted(path.name for path in photo.parent.iterdir()) == ["photo.png", "photo.s2d"]
+    assert "fitting" in err and " splats" in err
     assert not re.search(r"\x1b\[[\d;]*3\d", err), "NO_COLOR asks for no colours"
 
 
@@ -568,7 +681,7 @@ def test_help_loads_nothing_heavy() -> None:
     )
     done = python("-c", program)
     assert done.returncode == 0, done.stderr
-    for option in ("--splats", "--psnr", "--preset", "--loss", "-o", "--json"):
+    for option in ("--bytes", "--bpp", "--quality", "--psnr", "--splats", "--preset", "--loss", "-o", "--json"):
         assert option in done.stdout
 
 

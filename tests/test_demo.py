@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import io
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import splat2d
-from splat2d import demo, scene
+from splat2d import compression, demo, scene
 from splat2d.cli import main
+from splat2d.compression import Schedule
 
 
 @pytest.fixture(scope="module")
@@ -29,9 +33,13 @@ def test_the_picture_is_the_same_every_time_and_has_all_it_should(picture: demo.
     assert text.mean() > 0.05, "fine text"
 
 
-def test_demo_writes_all_its_files(tmp_path: Path, capsys: pytest.CaptureFixture[str], picture: demo.Array) -> None:
+def test_demo_writes_all_its_files(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], picture: demo.Array, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    short = Schedule(fit=20, train=40, stages=2, stage_steps=5)
+    monkeypatch.setattr(compression, "SCHEDULES", dict.fromkeys(compression.SCHEDULES, short))
     folder = tmp_path / "new" / "demo"
-    assert main(["demo", "-o", str(folder), "--splats", "300", "--steps", "30"]) == 0
+    assert main(["demo", "-o", str(folder)]) == 0
     out = capsys.readouterr().out
     sizes = {}
     for path in sorted(folder.iterdir()):
@@ -45,7 +53,26 @@ def test_demo_writes_all_its_files(tmp_path: Path, capsys: pytest.CaptureFixture
         "zoom.png": (634, 1060, 3),
     }
     np.testing.assert_allclose(splat2d.load_image(folder / "original.png"), picture, atol=0.51 / 255)
-    assert len(splat2d.load(folder / "demo.npz")) == 300
+    splats = splat2d.load(folder / "demo.s2d")
+    shown = splat2d.load_image(folder / "fit.png")
+    np.testing.assert_allclose(shown, splat2d.render(splats).clip(0, 1), atol=0.51 / 255)
+    for name in ("original.png", "demo.s2d", "demo.jpg"):
+        assert re.search(rf"{re.escape(str(folder / name))} +{(folder / name).stat().st_size} bytes", out)
+    assert f"{len(splats)} splats" in out
+    jpeg = splat2d.load_image(folder / "demo.jpg")
+    assert splat2d.psnr(jpeg, picture) >= splat2d.psnr(splat2d.render(splats), picture)
+
+
+def test_the_jpeg_file_is_the_smallest_as_close(picture: demo.Array) -> None:
+    part = np.ascontiguousarray(picture[128:256, :128])
+    found = [demo.jpeg(part, decibels) for decibels in (22, 28, 38)]
+    for (data, reached), wanted in zip(found, (22, 28, 38), strict=True):
+        assert wanted <= reached < wanted + 2
+        with Image.open(io.BytesIO(data)) as shown:
+            assert splat2d.psnr(np.asarray(shown, np.float32) / 255, part) == pytest.approx(reached, abs=1e-4)
+    assert len(found[0][0]) < len(found[1][0]) < len(found[2][0])
+    _, closest = demo.jpeg(part, 90)
+    assert 40 < closest < 90
 
 
 def test_zoom_shows_the_splats_left_and_the_pixels_right() -> None:

@@ -7,11 +7,18 @@ import numpy as np
 import pytest
 
 import splat2d
+from splat2d import compression
 from splat2d.cli import main
 
 README = Path(__file__).parents[1] / "README.md"
 # Enough to run the command, too little to wait for.
-SHORTER = {"fit": ["--steps", "12"], "bench": ["photo.png", "--splats", "40", "--quiet"]}
+SHORTER = {"--splats": ["--steps", "12"], "bench": ["photo.png", "--splats", "40", "--quiet"]}
+
+
+@pytest.fixture(autouse=True)
+def short(monkeypatch):
+    schedule = compression.Schedule(fit=40, train=60, stages=3, stage_steps=10)
+    monkeypatch.setattr(compression, "SCHEDULES", dict.fromkeys(compression.SCHEDULES, schedule))
 
 
 def blocks(language: str) -> list[str]:
@@ -34,22 +41,27 @@ def photo(tmp_path, monkeypatch):
 def test_every_command_runs(photo, capsys):
     lines = [line.partition(" #")[0] for block in blocks("") for line in block.splitlines()]
     commands = [shlex.split(line)[1:] for line in lines if line.startswith("splat2d ")]
-    assert [command[0] for command in commands] == ["fit", "fit", "fit", "render", "render", "info", "compare", "bench"]
+    assert {command[0] for command in commands} == {"fit", "decode", "render", "info", "compare", "encode", "bench"}
     for command in commands:
-        assert main([*command, *SHORTER.get(command[0], [])]) == 0, command
+        shorter = [part for word, parts in SHORTER.items() if word in command for part in parts]
+        assert main([*command, *shorter]) == 0, command
         assert capsys.readouterr().out
-    for path in ("photo.npz", "fit.png", "large.png", "detail.png"):
+    for path in ("photo.s2d", "photo.npz", "fit.png", "photo.png", "large.png", "detail.png", "later.s2d"):
         assert (photo / path).stat().st_size > 0
 
 
-def test_the_program_runs(photo, monkeypatch):
+def test_the_programs_run(photo, monkeypatch):
     from splat2d import fitting
 
     monkeypatch.setattr(
         fitting, "RECIPES", dict.fromkeys(fitting.RECIPES, fitting.Recipe(12, 0.5, 1, 0.4, 1, 0.02, 0.8))
     )
     monkeypatch.setattr(splat2d, "render", lambda splats, **_: np.zeros((8, 8, 3), np.float32))  # not 4096 pixels here
-    (program,) = blocks("python")
     images = np.random.default_rng(0).random((2, 8, 8, 1), np.float32)
-    exec(compile(program.replace("10_000", "100"), str(README), "exec"), {"images": images})
+    programs = [program.replace("10_000", "100").replace("15_000", "1_500") for program in blocks("python")]
+    names = {"images": images}
+    for program in programs:
+        exec(compile(program, str(README), "exec"), names)
     assert len(splat2d.load("photo.npz")) == 100
+    assert len(names["small"].data) <= 1500 and (photo / "photo.s2d").stat().st_size <= 1500
+    assert splat2d.load_image("thumbnail.png").shape == (60, 100, 3)

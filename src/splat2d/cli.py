@@ -11,7 +11,7 @@ import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -20,17 +20,19 @@ from tyro.conf import FlagCreatePairsOff, Positional, UseAppendAction, arg
 from tyro.extras import subcommand_cli_from_dict
 
 from splat2d import __version__
-from splat2d.config import Device, FitConfig, Loss, Preset
+from splat2d.config import CompressConfig, Device, FitConfig, Loss, Preset
 from splat2d.errors import InputError
 
 if TYPE_CHECKING:
     from splat2d.bench import DeviceBenchmark
+    from splat2d.compression import Compressed
     from splat2d.fitting import Progress
     from splat2d.inspection import CodingInfo
 
 OK, USER_ERROR, INTERRUPTED = 0, 1, 130  # tyro exits with 2 where the command line itself cannot be understood
 
 WRITING = "interrupted at step {last.step} of {last.steps}; writing the best result so far (Ctrl-C again gives up)"
+ROUNDED = "the file has the splats of that step, rounded all at once; what a run to the end writes is better"
 
 DESCRIPTION = """Pictures to 2D Gaussian splats and back.
 
@@ -52,25 +54,32 @@ Quiet = Annotated[bool, arg(help="Show no progress.", help_behavior_hint="")]
 
 @dataclass(frozen=True)
 class Fit:
-    """Fit splats to a picture.
+    """Compress a picture to a small file of splats, or fit splats to it.
 
-    Give a budget with --splats or --psnr, or neither: then the number of splats follows from the size of the picture.
-    Ctrl-C writes the best result so far and exits with 130; a second Ctrl-C gives up.
+    With a .s2d file among the outputs, the splats are trained for it. Give one budget: --bytes, --bpp, --quality,
+    --psnr or --splats; without one it is a quality that suits most. Ctrl-C writes the best result so far and exits with
+    130; a second Ctrl-C gives up.
     """
 
     photo: Positional[Annotated[Path, arg(metavar="PHOTO", help_behavior_hint="")]]
     """The picture to fit. It is never overwritten."""
     outputs: Outputs = ()
-    """Where to write; repeatable. The suffix decides: .npz takes the splats as they are, .s2d takes them small, .png,
-    .jpg and other pictures take what the splats show. Unless given: PHOTO with the suffix .npz."""
-    splats: Count = None
-    """Budget: this many splats."""
+    """Where to write; repeatable. The suffix decides: .s2d takes the splats small, .npz as they are, .png, .jpg and
+    other pictures take what the splats show. Unless given: PHOTO with the suffix .s2d."""
+    bytes: Count = None
+    """Budget: the best .s2d file of at most this size."""
+    bpp: Annotated[float | None, arg(metavar="B", help_behavior_hint="")] = None
+    """Budget: the same in bits per pixel."""
+    quality: Annotated[float | None, arg(metavar="Q", help_behavior_hint="")] = None
+    """Budget: a .s2d file of this quality, 0 (small) to 100 (faithful)."""
     psnr: Annotated[float | None, arg(metavar="DB", help_behavior_hint="")] = None
-    """Budget: as many splats as it takes to come this close to the picture, in dB."""
+    """Budget: as little as it takes to come this close to the picture, in dB. A .s2d file is judged as decoded."""
+    splats: Count = None
+    """Budget: this many splats. A .s2d file of them was not trained for: --bytes or --quality give smaller ones."""
     preset: Preset = "balanced"
     """How much time to spend."""
     steps: Count = None
-    """Number of steps, instead of what the preset says."""
+    """Number of steps, instead of what the preset says; with --splats or without a .s2d file."""
     loss: Annotated[str, arg(metavar="LOSS")] = "l2"
     """What to minimise: l2, l1, ssim or a mix such as 0.8*l1+0.2*ssim."""
     seed: Annotated[int, arg(metavar="N")] = 0
@@ -78,9 +87,9 @@ class Fit:
     device: OnDevice = "auto"
     threads: Threads = None
     json: Json = False
-    """Print one JSON object instead of text: splats, width, height, channels, psnr (dB, null where infinite; of what
-    the splat file shows), ssim, bytes and bpp (bits per pixel) of the splat file (null without one), steps, seconds,
-    device, interrupted, outputs (path and bytes of each), next (a command to try)."""
+    """Print one JSON object instead of text: splats, width, height, channels, psnr (dB, null where infinite) and ssim
+    of what the splat file shows, bytes and bpp (bits per pixel) of that file (.s2d before .npz; null without one),
+    steps, seconds, device, interrupted, outputs (path and bytes of each), next (a command to try)."""
     quiet: Quiet = False
 
 
@@ -194,20 +203,16 @@ class Bench:
 
 @dataclass(frozen=True)
 class Demo:
-    """Fit a picture drawn in code, and show what comes out.
+    """Compress a picture drawn in code, and show what comes out.
 
-    Writes original.png, fit.png, zoom.png (four times enlarged, beside bicubic), splats.png (the splats as ellipses)
-    and demo.npz.
+    Writes original.png, demo.s2d, fit.png (drawn from it), demo.jpg (as close to the original), zoom.png (four times
+    enlarged, beside bicubic) and splats.png (the splats as ellipses).
     """
 
     output: Annotated[Path, arg(aliases=["-o"], metavar="FOLDER")] = Path("demo")
     """Where to write."""
-    splats: Annotated[int, arg(metavar="N")] = 8000
-    """Number of splats."""
     preset: Preset = "balanced"
     """How much time to spend."""
-    steps: Count = None
-    """Number of steps, instead of what the preset says."""
     device: OnDevice = "auto"
     threads: Threads = None
     quiet: Quiet = False
@@ -243,40 +248,44 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _fit(command: Fit) -> int:
+    from splat2d import codec
+    from splat2d.compression import compress_steps
     from splat2d.engine import engine
-    from splat2d.files import as_stored, check_encoders, check_outputs, default_output, holds_splats, write
+    from splat2d.files import CODED, check_encoders, check_outputs, default_output, holds_splats, is_coded, write
     from splat2d.fitting import fit_steps
     from splat2d.images import load_image
     from splat2d.metrics import psnr, ssim
     from splat2d.rendering import render
 
-    config = FitConfig(
-        splats=command.splats,
-        psnr=command.psnr,
-        preset=command.preset,
-        steps=command.steps,
-        loss=Loss.parse(command.loss),
-        seed=command.seed,
-        device=command.device,
-        threads=command.threads,
-    )
-    outputs = command.outputs or (default_output(command.photo),)
+    outputs = command.outputs or (default_output(command.photo, CODED),)
+    coded = any(map(is_coded, outputs))
+    config = _fit_config(command, coded)
     check_outputs(outputs, command.photo, splats=True)
     image = load_image(command.photo)
-    check_encoders(outputs, image)
+    check_encoders(outputs, image, command.splats or 0)
     height, width, channels = image.shape
-    if command.splats is not None and command.splats > width * height:
-        _say(f"warning: {command.splats} splats for {width * height} pixels are more than one per pixel")
-
-    result = _follow(fit_steps(image, config), command.quiet)
+    pixels = width * height
+    if command.splats is not None and command.splats > pixels:
+        _say(f"warning: {command.splats} splats for {pixels} pixels are more than one per pixel")
+    if isinstance(config, CompressConfig):
+        if command.bpp is not None:
+            config = replace(config, bytes=max(1, int(command.bpp * pixels / 8)))
+        result = _follow(compress_steps(image, config), command.quiet, config)
+    else:
+        result = _follow(fit_steps(image, config), command.quiet, config)
     if result.interrupted:
         _say(WRITING.format(last=result.last))
-    splats = result.kept.splats
-    file = next((path for path in outputs if holds_splats(path)), None)
-    shown = as_stored(file, splats)  # judged is what the file will show
+
+    splats, data = result.kept.splats, None
+    if coded:
+        data = _file_of(result, config)
+    shown = splats if data is None else codec.decode(data)  # judged is what the file shows
+    if isinstance(config, CompressConfig):
+        splats = shown
     picture = render(shown, device=command.device, threads=command.threads)
-    splats_first = sorted(outputs, key=holds_splats, reverse=True)  # should the disk be full, they matter most
-    sizes = {path: write(path, splats, picture) for path in splats_first}
+    # Should the disk be full, splats matter most.
+    sizes = {path: write(path, splats, picture, data) for path in sorted(outputs, key=holds_splats, reverse=True)}
+    file = next(filter(is_coded, outputs), next(filter(holds_splats, outputs), None))
     report = {
         "splats": len(shown),
         "width": width,
@@ -285,9 +294,9 @@ def _fit(command: Fit) -> int:
         "psnr": psnr(picture, image),
         "ssim": ssim(picture, image),
         "bytes": sizes[file] if file else None,
-        "bpp": 8 * sizes[file] / (width * height) if file else None,
-        "steps": result.kept.step,
-        "seconds": result.kept.seconds,
+        "bpp": 8 * sizes[file] / pixels if file else None,
+        "steps": result.steps,
+        "seconds": result.seconds,
         "device": engine(command.device).label,
         "interrupted": result.interrupted,
         "outputs": [{"path": str(path), "bytes": size} for path, size in sizes.items()],
@@ -301,12 +310,58 @@ def _fit(command: Fit) -> int:
                 "splats": f"{len(shown)} for {width}x{height} pixels, {channels} channels",
                 "PSNR": f"{report['psnr']:.2f} dB",
                 "SSIM": f"{report['ssim']:.4f}",
-                "time": f"{result.kept.seconds:.1f} s, {result.kept.step} steps, {report['device']}",
-                **{str(path): _size(size, width * height) for path, size in sizes.items()},
+                "time": f"{result.seconds:.1f} s, {result.steps} steps, {report['device']}",
+                **{str(path): _size(size, pixels) for path, size in sizes.items()},
                 "next": report["next"],
             }
         )
     return INTERRUPTED if result.interrupted else OK
+
+
+def _fit_config(command: Fit, coded: bool) -> FitConfig | CompressConfig:
+    """What to do for these options; bits per pixel are bytes that only the picture tells. Raises InputError.
+
+    coded: whether a .s2d file is among the outputs.
+    """
+    given = [name for name in ("bytes", "bpp", "quality", "psnr", "splats") if getattr(command, name) is not None]
+    if len(given) > 1:
+        raise InputError(f"two budgets given, --{given[0]} and --{given[1]}; give one")
+    if command.bpp is not None and not 0 < command.bpp < float("inf"):
+        raise InputError(f"bpp: must be a finite number above 0, got {command.bpp}")
+    shared: dict[str, Any] = {
+        "psnr": command.psnr,
+        "preset": command.preset,
+        "loss": Loss.parse(command.loss),
+        "seed": command.seed,
+        "device": command.device,
+        "threads": command.threads,
+    }
+    if not coded or command.splats is not None:
+        for name in given:
+            if name in ("bytes", "bpp", "quality"):
+                raise InputError(f"--{name} is a budget of .s2d files; write one with -o, or give --psnr or --splats")
+        return FitConfig(splats=command.splats, steps=command.steps, **shared)
+    if command.steps is not None:
+        raise InputError("--steps goes with --splats or without a .s2d file; give --preset instead")
+    return CompressConfig(bytes=command.bytes, quality=command.quality, **shared)
+
+
+def _file_of(result: _Followed, config: FitConfig | CompressConfig) -> bytes:
+    """The .s2d file of a fit; if it has come to none, its splats rounded all at once."""
+    from splat2d import codec
+    from splat2d.compression import QUALITY
+    from splat2d.files import encode_within
+
+    if result.file:
+        return result.file.data
+    splats = result.kept.splats
+    if isinstance(config, CompressConfig):
+        _say(ROUNDED)
+    if isinstance(config, FitConfig) or config.psnr is not None:
+        return codec.encode(splats)
+    if config.bytes is not None:
+        return encode_within(splats, config.bytes)
+    return codec.encode(splats, quality=QUALITY if config.quality is None else config.quality)
 
 
 def _next_command(photo: Path, outputs: Sequence[Path], file: Path | None) -> str:
@@ -522,7 +577,7 @@ def _bench(command: Bench) -> int:
     chosen = engine(command.device)
     config = FitConfig(splats=command.splats, threads=command.threads, device=command.device)
     image = draw() if command.photo is None else load_image(command.photo)
-    result = _follow(fit_steps(image, config), command.quiet)
+    result = _follow(fit_steps(image, config), command.quiet, config)
     if result.interrupted:
         raise KeyboardInterrupt
     if chosen.name != "cpu":
@@ -552,43 +607,43 @@ def _bench(command: Bench) -> int:
 
 
 def _demo(command: Demo) -> int:
-    from splat2d import demo, scene
-    from splat2d.files import write
-    from splat2d.fitting import fit_steps
+    from splat2d import codec, demo, scene, storage
+    from splat2d.compression import compress_steps
     from splat2d.images import save_image
     from splat2d.metrics import psnr
     from splat2d.rendering import render
 
-    config = FitConfig(
-        splats=command.splats,
-        preset=command.preset,
-        steps=command.steps,
-        device=command.device,
-        threads=command.threads,
-    )
+    config = CompressConfig(preset=command.preset, device=command.device, threads=command.threads)
     folder = command.output
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder} is a file; name a folder with -o")
     folder.mkdir(parents=True, exist_ok=True)
     image = scene.draw()
     save_image(folder / "original.png", image)
-    result = _follow(fit_steps(image, config), command.quiet)
+    result = _follow(compress_steps(image, config), command.quiet, config)
     if result.interrupted:
         _say(WRITING.format(last=result.last))
-    splats, seconds = result.kept.splats, result.kept.seconds
+    data = _file_of(result, config)
+    splats = codec.decode(data)
     picture = render(splats, device=command.device, threads=command.threads)
-    write(folder / "demo.npz", splats, picture)
+    decibels = psnr(picture, image)
+    jpeg, of_jpeg = demo.jpeg(image, decibels)
+    storage.write_bytes(folder / "demo.s2d", data)
     save_image(folder / "fit.png", picture)
+    storage.write_bytes(folder / "demo.jpg", jpeg)
     save_image(folder / "zoom.png", demo.zoom(splats, image))
     save_image(folder / "splats.png", demo.ellipses(splats, picture))
+    original, pixels = (folder / "original.png").stat().st_size, splats.width * splats.height
     _print_rows(
         {
-            str(folder / "original.png"): "the picture, drawn in code",
-            str(folder / "fit.png"): f"{len(splats)} splats, {psnr(picture, image):.2f} dB, {seconds:.1f} s",
+            str(folder / "original.png"): f"{_size(original, pixels)}: the picture, drawn in code",
+            str(folder / "demo.s2d"): f"{_size(len(data), pixels)}, {decibels:.2f} dB: {len(splats)} splats, "
+            f"{result.seconds:.1f} s",
+            str(folder / "demo.jpg"): f"{_size(len(jpeg), pixels)}, {of_jpeg:.2f} dB: JPEG as close to the original",
+            str(folder / "fit.png"): "drawn from demo.s2d",
             str(folder / "zoom.png"): f"{demo.ZOOM}x larger: the splats beside bicubic",
             str(folder / "splats.png"): "the splats as ellipses",
-            str(folder / "demo.npz"): "the splats",
-            "next": shlex.join(["splat2d", "info", str(folder / "demo.npz")]),
+            "next": shlex.join(["splat2d", "info", str(folder / "demo.s2d")]),
         }
     )
     return INTERRUPTED if result.interrupted else OK
@@ -596,38 +651,66 @@ def _demo(command: Demo) -> int:
 
 @dataclass(frozen=True)
 class _Followed:
-    """What came of a fit: the state to keep, the last one, and whether Ctrl-C ended it."""
+    """What came of a fit: the state to keep, the last one, the file if there is one, and whether Ctrl-C ended it."""
 
     kept: Progress
     last: Progress
+    file: Compressed | None
     interrupted: bool
 
+    @property
+    def steps(self) -> int:
+        return self.file.steps if self.file else self.kept.step
 
-def _follow(events: Iterator[Progress], quiet: bool) -> _Followed:
+    @property
+    def seconds(self) -> float:
+        return self.file.seconds if self.file else self.kept.seconds
+
+
+def _follow(events: Iterator[Progress | Compressed], quiet: bool, config: FitConfig | CompressConfig) -> _Followed:
     """Runs a fit to its end, or to Ctrl-C: then its best state so far counts, or the last if none has all its splats.
 
     A Ctrl-C before the first state, or after the end, is passed on as KeyboardInterrupt.
     """
-    kept = last = None
+    from splat2d.fitting import Progress
+
+    kept = last = file = None
+    interrupted = False
     try:
         with _progress_bar(quiet) as show:
-            for last in events:
-                if kept is None or last.best or not kept.best:
-                    kept = last
-                show(last)
+            for event in events:
+                if not isinstance(event, Progress):
+                    file = event
+                    continue
+                last = event
+                if kept is None or event.best or not kept.best:
+                    kept = event
+                show(event, _phase(event, config))
     except KeyboardInterrupt:
         if kept is None or last is None:
             raise
-        return _Followed(kept, last, interrupted=True)
+        interrupted = True
     assert kept is not None and last is not None  # a fit has at least one step
-    return _Followed(kept, last, interrupted=False)
+    return _Followed(kept, last, file, interrupted)
+
+
+def _phase(event: Progress, config: FitConfig | CompressConfig) -> str:
+    """What the steps of this event are for, told by how many there are."""
+    if isinstance(config, FitConfig):
+        return "fitting"
+    from splat2d.compression import SCHEDULES
+
+    schedule = SCHEDULES[config.preset]
+    if event.steps == schedule.fit:
+        return "fitting"
+    return "training" if event.steps - event.step >= (schedule.stages - 1) * schedule.stage_steps else "rounding"
 
 
 @contextmanager
-def _progress_bar(quiet: bool) -> Iterator[Callable[[Progress], None]]:
-    """Yields what shows an event on stderr; nothing is shown where stderr is no terminal."""
+def _progress_bar(quiet: bool) -> Iterator[Callable[[Progress, str], None]]:
+    """Yields what shows an event and its phase on stderr; nothing is shown where stderr is no terminal."""
     if quiet or not sys.stderr.isatty():
-        yield lambda event: None
+        yield lambda event, phase: None
         return
     from rich.console import Console
     from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
@@ -635,17 +718,17 @@ def _progress_bar(quiet: bool) -> Iterator[Callable[[Progress], None]]:
 
     bar = Bar(
         BarColumn(),
-        TextColumn("step {task.completed}/{task.total}  {task.fields[state]}"),
+        TextColumn("{task.fields[phase]}  step {task.completed}/{task.total}  {task.fields[state]}"),
         TimeRemainingColumn(),
         console=Console(stderr=True),
         transient=True,
     )
     with bar:
-        task = bar.add_task("fit", total=None, state="starting")
+        task = bar.add_task("fit", total=None, phase="starting", state="")
 
-        def show(event: Progress) -> None:
-            state = f"{event.psnr:.2f} dB  {event.count} splats  {event.step / max(event.seconds, 1e-9):.0f} steps/s"
-            bar.update(task, completed=event.step, total=event.steps, state=state)
+        def show(event: Progress, phase: str) -> None:
+            state = f"{event.psnr:.2f} dB  {event.count} splats"
+            bar.update(task, completed=event.step, total=event.steps, phase=phase, state=state)
 
         yield show
 

@@ -1,13 +1,16 @@
-"""The demo's pictures of a fit: an enlargement beside bicubic, and the splats as ellipses."""
+"""The demo's pictures beside the splats: a JPEG file as good, an enlargement beside bicubic, the splats as ellipses."""
 
 from __future__ import annotations
 
+import io
 import math
+from bisect import bisect_left
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+from splat2d.metrics import psnr
 from splat2d.rendering import render
 from splat2d.splats import Splats
 
@@ -17,6 +20,22 @@ DARK, LIGHT = (16, 17, 22), (236, 232, 224)
 ZOOM = 4
 PARTS = ((34, 92, 128, 72), (560, 292, 128, 72))  # x, y, width, height: the fine text, the boat
 GAP, CAPTION = 12, 34  # pixels
+
+
+def jpeg(image: Array, decibels: float) -> tuple[bytes, float]:
+    """The smallest JPEG file that comes so close to an image [H, W, 3], or else the closest, and its PSNR."""
+    found = []
+    for subsampling in ("4:2:0", "4:4:4"):
+
+        def encoded(quality: int, subsampling: str = subsampling) -> tuple[bytes, float]:
+            file = io.BytesIO()
+            _pillow(image).save(file, "JPEG", quality=quality, subsampling=subsampling, optimize=True)
+            with Image.open(file) as picture:
+                return file.getvalue(), psnr(np.asarray(picture, np.float32) / np.float32(255), image)
+
+        found.append(encoded(1 + bisect_left(range(1, 100), decibels, key=lambda quality: encoded(quality)[1])))
+    reached = [(data, of_it) for data, of_it in found if of_it >= decibels]
+    return min(reached, key=lambda pair: len(pair[0])) if reached else max(found, key=lambda pair: pair[1])
 
 
 def zoom(splats: Splats, image: Array) -> Array:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -11,7 +12,8 @@ from numpy.typing import NDArray
 
 from splat2d import codec, images, storage
 from splat2d.atomic import replacing
-from splat2d.errors import InputError
+from splat2d.codec.container import Header
+from splat2d.errors import FormatError, InputError
 from splat2d.splats import Splats
 
 CODED = ".s2d"  # the suffix of splats that lose something
@@ -32,20 +34,56 @@ def read(path: Path) -> Splats | NDArray[np.float32]:
             raise error from None
 
 
-def write(path: Path, splats: Splats, picture: NDArray[np.float32]) -> int:
-    """Writes the splats or the picture of them, as the suffix says; the bytes on disk. Raises InputError."""
-    if holds_splats(path):
+def write(path: Path, splats: Splats, picture: NDArray[np.float32], data: bytes | None = None) -> int:
+    """Writes the splats or the picture of them, as the suffix says; the bytes on disk. Raises InputError.
+
+    data: what a .s2d file is to hold; the splats at the default quality unless given.
+    """
+    if data is not None and is_coded(path):
+        storage.write_bytes(path, data)
+    elif holds_splats(path):
         storage.save(path, splats)
     else:
         images.save_image(path, picture)
     return path.stat().st_size
 
 
-def as_stored(path: Path | None, splats: Splats) -> Splats:
-    """The splats that this file will give back. Raises InputError."""
-    if path is None or path.suffix.lower() != CODED:
-        return splats
-    return codec.decode(codec.encode(splats))
+def encode_within(splats: Splats, size: int) -> bytes:
+    """The bytes of a .s2d file, at most so many if a header fits: all splats, as finely as that allows.
+
+    What is too much even at the coarsest quality is left out, the weakest splats first.
+    """
+    data = _largest(lambda quality: codec.encode(splats, quality=quality), 0, 101, size)
+    if len(data) <= size:
+        return data
+    energy = (splats.colors.astype(np.float64) ** 2).sum(1) * np.exp(splats.log_cholesky[:, [0, 2]].sum(1))
+    strongest = np.argsort(-energy, kind="stable")
+
+    def coarse(count: int) -> bytes:
+        kept = strongest[:count]
+        means, log_cholesky, colors = splats.means[kept], splats.log_cholesky[kept], splats.colors[kept]
+        some = replace(splats, means=means, log_cholesky=log_cholesky, colors=colors)
+        return codec.encode(some, quality=0)
+
+    return _largest(coarse, 0, len(splats), size)
+
+
+def _largest(encode: Callable[[int], bytes], low: int, high: int, size: int) -> bytes:
+    """encode(n) of the largest n in low <= n < high that gives at most so many bytes; of low if none does."""
+    best = encode(low)
+    while high - low > 1:
+        middle = (low + high) // 2
+        data = encode(middle)
+        if len(data) <= size:
+            low, best = middle, data
+        else:
+            high = middle
+    return best
+
+
+def is_coded(path: Path) -> bool:
+    """Whether the suffix is that of splats that lose something."""
+    return path.suffix.lower() == CODED
 
 
 def holds_splats(path: Path) -> bool:
@@ -88,22 +126,28 @@ def check_outputs(outputs: Sequence[Path], source: Path, *, splats: bool) -> Non
         _check_writable(path)
 
 
-def check_encoders(outputs: Sequence[Path], image: NDArray[np.float32]) -> None:
-    """Writes a row and a column of the size of the image [H, W, C] in each picture format, and no splats in theirs.
+def check_encoders(outputs: Sequence[Path], image: NDArray[np.float32], count: int = 0) -> None:
+    """Writes a row and a column of the size of the image [H, W, C] in each picture format; of .s2d looks at the header.
 
-    A package that is missing, a number of channels or a size that the format cannot take shows here, before the work.
-    Raises InputError.
+    A package that is missing, a number of channels, a size or a count of splats that the format cannot take shows here,
+    before the work. Raises InputError.
     """
     height, width, channels = image.shape
-    nothing = np.zeros((0, 3 + channels), np.float32)
-    none = Splats(nothing[:, :2], nothing[:, :3], nothing[:, 3:], width, height, np.zeros(channels, np.float32))
     with TemporaryDirectory() as folder:
         for path in outputs:
-            if holds_splats(path):
-                as_stored(path, none)
-            else:
+            if is_coded(path):
+                _check_header(path, width, height, channels, count)
+            elif not holds_splats(path):
                 for shape in ((1, width, channels), (height, 1, channels)):
                     images.save_image(Path(folder, f"trial{path.suffix}"), np.zeros(shape, np.float32))
+
+
+def _check_header(path: Path, width: int, height: int, channels: int, count: int) -> None:
+    """Raises InputError if no .s2d file may say this of its picture."""
+    try:
+        Header(width, height, count, (0.0,) * channels, quality_index=0, cell_exponent=0, margin=0)
+    except FormatError as error:
+        raise InputError(f"{path}: {error}; write .npz") from error
 
 
 class _Tried(Exception):
