@@ -718,17 +718,17 @@ def _progress_bar(quiet: bool) -> Iterator[Callable[[Progress, str], None]]:
 
     bar = Bar(
         BarColumn(),
-        TextColumn("{task.fields[phase]}  step {task.completed}/{task.total}  {task.fields[state]}"),
+        TextColumn("{task.fields[state]}"),
         TimeRemainingColumn(),
         console=Console(stderr=True),
         transient=True,
     )
     with bar:
-        task = bar.add_task("fit", total=None, phase="starting", state="")
+        task = bar.add_task("fit", total=None, state="starting")
 
         def show(event: Progress, phase: str) -> None:
-            state = f"{event.psnr:.2f} dB  {event.count} splats"
-            bar.update(task, completed=event.step, total=event.steps, phase=phase, state=state)
+            state = f"{phase}  step {event.step}/{event.steps}  {event.psnr:.2f} dB  {event.count} splats"
+            bar.update(task, completed=event.step, total=event.steps, state=state)
 
         yield show
 
