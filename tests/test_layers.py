@@ -52,7 +52,7 @@ THIRD_PARTIES = {
     "tyro": {"cli"},
     "rich": {"cli"},
     "torch": {"torch", "diffusion"},
-    "cuda": {"engine.cuda"},
+    "cuda": {"engine.cuda", "engine.pictures"},
     "numpy": {*MAY_IMPORT} - WITHOUT_NUMPY,
 }
 

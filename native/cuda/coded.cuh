@@ -22,7 +22,7 @@ extern "C" __global__ void coded_prepare(const State* state, const float* params
     for (int f = kGeometry; f < kFields; ++f) p[f] = p[f] * drawn.scale + drawn.noise * noise_of(coding, step, i, f);
   }
   prepare_splat(p, splats, more, boxes, i);
-  store_colors(p, colors, i);
+  store_colors(p + kGeometry, colors, i);
 }
 
 // As update(). Frozen splats stay as they are.

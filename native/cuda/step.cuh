@@ -4,22 +4,16 @@
 // can overflow or go stale, and the order of every sum is fixed.
 #pragma once
 
+#include "tile.cuh"
 #include "update.cuh"
 
 namespace splat2d {
 
-constexpr int kSub = 8;                // pixels: a warp draws 8 x 8, two pixels per lane
-constexpr int kSubsX = 2, kSubsY = 2;  // that make a tile, which a block draws
-constexpr int kWarps = kSubsX * kSubsY;
-constexpr int kTileX = kSub * kSubsX, kTileY = kSub * kSubsY;
-constexpr int kTurn = 32 / kWarps;  // of the 32 chunks of a super, a warp tests so many
-constexpr int kFound = 256;         // splats that a warp collects before the tile is drawn
-constexpr int kRenderBlocks = 8;    // per multiprocessor: leaves 64 registers
-constexpr int kNarrowRows = 32;     // rows of eight pixels for one group of lanes; larger splats are shared
-constexpr int kWideRows = 96;       // rows per group of lanes for those
-constexpr int kBuckets = 4;         // of narrow splats by work, so that the groups of a warp are done together
-constexpr int kLogMostParts = 10;   // a wide splat has 2^n parts, each a warp of four groups
-constexpr int kNobody = -1000;      // in place of the parts of a splat that is none
+constexpr int kNarrowRows = 32;    // rows of eight pixels for one group of lanes; larger splats are shared
+constexpr int kWideRows = 96;      // rows per group of lanes for those
+constexpr int kBuckets = 4;        // of narrow splats by work, so that the groups of a warp are done together
+constexpr int kLogMostParts = 10;  // a wide splat has 2^n parts, each a warp of four groups
+constexpr int kNobody = -1000;     // in place of the parts of a splat that is none
 
 // Parameters -> derived values, for all splats.
 extern "C" __global__ void prepare(const State* state, const float* params, float4* splats, float4* more, Box* boxes,
@@ -29,7 +23,7 @@ extern "C" __global__ void prepare(const State* state, const float* params, floa
   float p[kFields < 8 ? 8 : kFields];
   for (int f = 0; f < kFields; ++f) p[f] = params[size_t(i) * kFields + f];
   prepare_splat(p, splats, more, boxes, i);
-  store_colors(p, colors, i);
+  store_colors(p + kGeometry, colors, i);
 }
 
 // Boxes of the tree, and how the update of each splat is shared: parts > 0 warps, or one group of lanes and minus its
@@ -133,141 +127,25 @@ extern "C" __global__ void __launch_bounds__(32 * kWarps, kRenderBlocks)
            const float* __restrict__ colors, const Box* __restrict__ chunks, const Box* __restrict__ supers,
            const float* __restrict__ target, const float* __restrict__ background, float* __restrict__ out,
            float* __restrict__ squares, int width, int height, float l2, float half_l1) {
-  __shared__ int found[kWarps][kFound], together[kWarps * kFound], mine[kWarps][kFound];
-  __shared__ int found_count[kWarps];
-  __shared__ unsigned near_words[kWarps];
-  __shared__ int near_supers[32 * kWarps];
   __shared__ float square_parts[kWarps];
-  const int tiles_x = (width + kTileX - 1) / kTileX;
-  const int tile_x = blockIdx.x % tiles_x, tile_y = blockIdx.x / tiles_x, group = blockIdx.y;
-  const int warp = threadIdx.x >> 5, lane = threadIdx.x & 31;
-  const int x = tile_x * kTileX + warp % kSubsX * kSub + (lane & 7);
-  const int y = tile_y * kTileY + warp / kSubsX * kSub + (lane >> 3);
-  const float px = x + 0.5f, py = y + 0.5f;
-  const Box tile = {tile_x * kTileX + 0.5f, tile_y * kTileY + 0.5f, tile_x * kTileX + kTileX - 0.5f,
-                    tile_y * kTileY + kTileY - 0.5f};
-  const Box sub = {tile.x0 + warp % kSubsX * kSub, tile.y0 + warp / kSubsX * kSub,
-                   tile.x0 + warp % kSubsX * kSub + kSub - 1, tile.y0 + warp / kSubsX * kSub + kSub - 1};
-  const bool visible = sub.x0 < width && sub.y0 < height;
+  const int group = blockIdx.y, warp = threadIdx.x >> 5, lane = threadIdx.x & 31;
   const size_t pixels = size_t(width) * height;
   overlap_launches();
-  const int count = state->count;
-
-  float sum[2][kActive];
-  for (int r = 0; r < 2; ++r)
-    for (int c = 0; c < kActive; ++c) sum[r][c] = 0;
-
-  const auto draw = [&](int n) {
-    __syncwarp();
-#pragma unroll 4
-    for (int j = 0; j < n; ++j) {
-      const int i = mine[warp][j];
-      const float4 a = splats[2 * size_t(i)], b = splats[2 * size_t(i) + 1];
-      float color[4] = {b.y, b.z, b.w, 0};
-      if constexpr (!kColorsInside) {
-        const float4 q = reinterpret_cast<const float4*>(colors)[size_t(i) * kGroups + group];
-        color[0] = q.x, color[1] = q.y, color[2] = q.z, color[3] = q.w;
-      }
-      const float dx = px - a.x, e = (py - a.y) - a.z * dx, along = a.w * dx * dx;
-#pragma unroll
-      for (int r = 0; r < 2; ++r) {
-        const float er = e + 4.0f * r;
-        const float exponent = along + b.x * er * er;
-        const float w = exponent >= kLog2Limit ? exp2_fast(exponent) : 0.0f;
-#pragma unroll
-        for (int c = 0; c < kActive; ++c) sum[r][c] += w * color[c];
-      }
-    }
-    __syncwarp();
-  };
-  // Draws what the warps have found.
-  const auto draw_found = [&](int collected) {
-    if (lane == 0) found_count[warp] = collected;
-    __syncthreads();
-    int before = 0, total = 0;
-    for (int k = 0; k < kWarps; ++k) {
-      if (k == warp) before = total;
-      total += found_count[k];
-    }
-    for (int j = lane; j < collected; j += 32) together[before + j] = found[warp][j];
-    __syncthreads();
-    if (!visible) return;
-    int n = 0;
-    for (int base = 0; base < total; base += 32) {
-      const int j = base + lane;
-      bool hit = false;
-      int i = 0;
-      if (j < total) {
-        i = together[j];
-        const float4 a = splats[2 * size_t(i)];
-        hit = touches(a.x, a.y, a.z, a.w, splats[2 * size_t(i) + 1].x, sub, kLog2Limit);
-      }
-      const unsigned hits = __ballot_sync(kAll, hit);
-      if (hit) mine[warp][n + __popc(hits & lanes_below())] = i;
-      n += __popc(hits);
-      if (n > kFound - 32) draw(n), n = 0;
-    }
-    draw(n);
-  };
-
-  int collected = 0;
-  const int chunk_count = (count + kSplatChunk - 1) / kSplatChunk, super_count = (count + kSuper - 1) / kSuper;
-  for (int first = 0; first < super_count; first += 32 * kWarps) {
-    const int super = first + int(threadIdx.x);
-    const bool near = super < super_count && overlap(supers[super], tile);
-    const unsigned word = __ballot_sync(kAll, near);
-    if (lane == 0) near_words[warp] = word;
-    __syncthreads();
-    int before = 0, total = 0;
-    for (int k = 0; k < kWarps; ++k) {
-      if (k == warp) before = total;
-      total += __popc(near_words[k]);
-    }
-    if (near) near_supers[before + __popc(word & lanes_below())] = super;
-    __syncthreads();
-    // Each warp looks through its share of the chunks of every super: what it finds does not depend on the others.
-    int next = 0, chunk = 0;
-    unsigned nearer = 0;
-    for (;;) {
-      while (collected <= kFound - 32 && (nearer || next < total)) {
-        if (!nearer) {
-          const int slot = next + lane / kTurn;
-          chunk = slot < total ? near_supers[slot] * 32 + lane % kTurn * kWarps + warp : chunk_count;
-          nearer = __ballot_sync(kAll, chunk < chunk_count && overlap(chunks[chunk], tile));
-          next += kWarps;
-        } else {
-          const int i = __shfl_sync(kAll, chunk, __ffs(nearer) - 1) * kSplatChunk + lane;
-          nearer &= nearer - 1;
-          const bool hit = i < count && overlap(boxes[i], tile);
-          const unsigned hits = __ballot_sync(kAll, hit);
-          if (hit) found[warp][collected + __popc(hits & lanes_below())] = i;
-          collected += __popc(hits);
-        }
-      }
-      if (!__syncthreads_or(nearer || next < total)) break;
-      draw_found(collected);  // some warp is full
-      collected = 0;
-      __syncthreads();
-    }
-  }
-  draw_found(collected);
-
   float square = 0;
-  for (int r = 0; r < 2; ++r) {
-    if (x >= width || y + 4 * r >= height) continue;
-    const size_t p = size_t(y + 4 * r) * width + x;
-    Pixel value;
-    for (int c = 0; c < kActive; ++c) value.v[c] = sum[r][c] + background[4 * group + c];
-    if (target) {
-      const Pixel t = load_pixel(target + group * pixels * kLanes, p);
-      for (int c = 0; c < kActive; ++c) {
-        const float d = value.v[c] - t.v[c];
-        square += d * d;
-        value.v[c] = l2 * d + (d > 0 ? half_l1 : d < 0 ? -half_l1 : 0.0f);
-      }
-    }
-    store_pixel(out + group * pixels * kLanes, p, value);
-  }
+  draw_tile(0, state->count, splats, boxes, colors, chunks, supers, blockIdx.x, group, width, height,
+            [&](size_t p, const float (&sum)[kActive]) {
+              Pixel value;
+              for (int c = 0; c < kActive; ++c) value.v[c] = sum[c] + background[4 * group + c];
+              if (target) {
+                const Pixel t = load_pixel(target + group * pixels * kLanes, p);
+                for (int c = 0; c < kActive; ++c) {
+                  const float d = value.v[c] - t.v[c];
+                  square += d * d;
+                  value.v[c] = l2 * d + (d > 0 ? half_l1 : d < 0 ? -half_l1 : 0.0f);
+                }
+              }
+              store_pixel(out + group * pixels * kLanes, p, value);
+            });
   square = warp_sum(square);
   if (lane == 0) square_parts[warp] = square;
   __syncthreads();

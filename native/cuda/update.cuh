@@ -32,9 +32,9 @@ __device__ __forceinline__ Box prepare_splat(const float* p, float4* splats, flo
 }
 
 // Colours that do not fit into the second float4.
-__device__ __forceinline__ void store_colors(const float* p, float* colors, int i) {
+__device__ __forceinline__ void store_colors(const float* own, float* colors, int i) {
   if constexpr (!kColorsInside)
-    for (int c = 0; c < 4 * kGroups; ++c) colors[size_t(i) * 4 * kGroups + c] = c < CHANNELS ? p[kGeometry + c] : 0.0f;
+    for (int c = 0; c < 4 * kGroups; ++c) colors[size_t(i) * 4 * kGroups + c] = c < CHANNELS ? own[c] : 0.0f;
 }
 
 struct Rates {
@@ -169,6 +169,28 @@ __device__ __forceinline__ void draw_noise(int i, bool write, float (&p)[8], flo
   }
 }
 
+// Of field f = base + lane, from the sums over the footprint; the colours of more than four channels stand in record.
+__device__ __forceinline__ float gradient_of(const Gradient<float>& by, const float (&color)[4], const float* record,
+                                             int base, int f) {
+  if (kGroups > 1 && f >= kGeometry) return record[f];
+  if (base > 0) return color[3];
+  return f == 0   ? by.mx
+         : f == 1 ? by.my
+         : f == 2 ? by.a
+         : f == 3 ? by.b
+         : f == 4 ? by.c
+         : f == 5 ? color[0]
+         : f == 6 ? color[1]
+                  : color[2];
+}
+
+// Whether the kernels limit this value of field f: then the picture does not change with it.
+__device__ __forceinline__ bool past_limit(int f, float value) {
+  if (f < 2 || f >= kGeometry) return false;
+  const float limit = f == 3 ? float(kShearLimit) : float(kLogLimit);
+  return clamp(value, -limit, limit) != value;
+}
+
 // Chain rule, Adam and derived values of splat i, by each group of eight lanes; those with `write` keep the result.
 // kTree: boxes of the tree grow with the splat. kCoded: what was drawn, and will be in the next step, has noise.
 // m and color: sums over the footprint; the colours of more than four channels are read from record.
@@ -180,18 +202,7 @@ __device__ __forceinline__ void finish(int i, bool write, const float4& d, const
                                        const Coding& coding) {
   const int lane = threadIdx.x & 7;
   const Gradient<float> by = chain_rule(m, 1.0f / d.y, d.w, d.z);
-  const auto gradient_at = [&](int base, int f) {
-    if (kGroups > 1 && f >= kGeometry) return record[f];
-    if (base > 0) return color[3];
-    return f == 0   ? by.mx
-           : f == 1 ? by.my
-           : f == 2 ? by.a
-           : f == 3 ? by.b
-           : f == 4 ? by.c
-           : f == 5 ? color[0]
-           : f == 6 ? color[1]
-                    : color[2];
-  };
+  const auto gradient_at = [&](int base, int f) { return gradient_of(by, color, record, base, f); };
   const bool noisy = kCoded && coding.step > 0;
   Pullback back = {1, 0, 0};
   if (noisy) back = pull_back(i, params, gradient_at, coding, int(schedule.w));
@@ -203,10 +214,7 @@ __device__ __forceinline__ void finish(int i, bool write, const float4& d, const
     if (f < kFields) {
       const size_t at = size_t(i) * kFields + f;
       float value = params[at], gradient = gradient_at(base, f);
-      if (base == 0 && f >= 2 && f < kGeometry) {
-        const float limit = f == 3 ? float(kShearLimit) : float(kLogLimit);
-        if (clamp(value, -limit, limit) != value) gradient = 0;
-      }
+      if (base == 0 && past_limit(f, value)) gradient = 0;
       if constexpr (kCoded)
         gradient = f >= kGeometry     ? gradient * back.scale + back.by_color * value
                    : f == 2 || f == 4 ? gradient + back.by_log
@@ -244,24 +252,19 @@ __device__ __forceinline__ void finish(int i, bool write, const float4& d, const
   }
 }
 
-// Moves every splat by its gradient. Each splat is summed by eight lanes, or in parts by several warps: then the warp
-// that finishes last adds up the parts in their order.
-template <bool kCoded>
-__device__ __forceinline__ void update_splats(const State* state, const float4* schedule, int node, float4* splats,
-                                              float4* more, Box* boxes, float* colors, float* params, float* first,
-                                              float* second, Box* chunks, Box* supers,
-                                              const int* __restrict__ narrow_items, const int4* __restrict__ wide_items,
-                                              float* records, int* arrived, const float* __restrict__ d_image,
-                                              int width, int height, const Rates* rates_at, const Coding* coding_at) {
-  overlap_launches();
-  const Rates rates = *rates_at;
-  Coding coding = {};
-  if constexpr (kCoded) coding = *coding_at;
-  const float4 now = schedule[state->cursor + node];
+// Sums the gradient of every splat over its footprint and calls finish(splat, write, derived values, moments, sums of
+// the first four channels, record) with it, in the lanes of which eight or more have the same splat: one eight has
+// `write`. Each splat is summed by eight lanes, or in parts by several warps: then the warp that finishes last adds up
+// the parts in their order. plane_of(splat, group): gradient of its picture; wanted(splat): whether it may have one.
+template <class Plane, class Wanted, class Finish>
+__device__ __forceinline__ void sum_gradients(const State* state, const float4* splats, const float4* more,
+                                              const float* colors, const int* __restrict__ narrow_items,
+                                              const int4* __restrict__ wide_items, float* records, int* arrived,
+                                              int width, int height, const Plane& plane_of, const Wanted& wanted,
+                                              const Finish& finish) {
   const int narrow = state->narrow, wide = state->wide;
   const int lane = threadIdx.x & 31, octet = lane >> 3, column = lane & 7;
   const int jobs = wide + (narrow + 3) / 4;
-  const size_t pixels = size_t(width) * height;
   const int warps = gridDim.x * (blockDim.x >> 5);
   for (int job = blockIdx.x * (blockDim.x >> 5) + (threadIdx.x >> 5); job < jobs; job += warps) {
     const bool is_wide = job < wide;
@@ -278,8 +281,8 @@ __device__ __forceinline__ void update_splats(const State* state, const float4* 
     Splat<float> s;
     s.mx = a.x, s.hx = d.x;
     const Range columns = columns_of(s, 0, width - 1);
-    const bool moves = item.x >= 0 && !(kCoded && is_frozen(second, i));
-    const int strips = moves && columns.last >= columns.first ? (columns.last - columns.first + 8) / 8 : 0;
+    const bool counts = item.x >= 0 && wanted(i);
+    const int strips = counts && columns.last >= columns.first ? (columns.last - columns.first + 8) / 8 : 0;
     const int log_columns = item.y >> kColumnsShift, part = item.y & ((1 << kColumnsShift) - 1);
     const Share share = share_of(is_wide ? 4 * part + octet : 0, is_wide ? 33 - __clz(item.z) : 0, log_columns);
     const int last_column = strips > 0 ? columns.last : -1;
@@ -289,7 +292,7 @@ __device__ __forceinline__ void update_splats(const State* state, const float4* 
     float v_color[4];
     float* const record = records + size_t(is_wide ? job : kGroups > 1 ? wide + i : 0) * kRecord;
     for (int group = 0; group < kGroups; ++group) {
-      const float* plane = d_image + group * pixels * kLanes;
+      const float* plane = plane_of(i, group);
       float color[4] = {b.y, b.z, b.w, 0};
       if constexpr (!kColorsInside) {
         const float4 q = reinterpret_cast<const float4*>(colors)[size_t(i) * kGroups + group];
@@ -340,10 +343,33 @@ __device__ __forceinline__ void update_splats(const State* state, const float4* 
       }
     }
     __syncwarp();
-    finish<true, kCoded>(i, moves && (octet == 0 || !is_wide), d, m, v_color,
-                         item.z > 1 ? records + size_t(item.w) * kRecord : record, splats, more, boxes, colors, params,
-                         first, second, chunks, supers, rates, now, coding);
+    finish(i, counts && (octet == 0 || !is_wide), d, m, v_color,
+           item.z > 1 ? records + size_t(item.w) * kRecord : record);
   }
+}
+
+// Moves every splat by its gradient.
+template <bool kCoded>
+__device__ __forceinline__ void update_splats(const State* state, const float4* schedule, int node, float4* splats,
+                                              float4* more, Box* boxes, float* colors, float* params, float* first,
+                                              float* second, Box* chunks, Box* supers,
+                                              const int* __restrict__ narrow_items, const int4* __restrict__ wide_items,
+                                              float* records, int* arrived, const float* __restrict__ d_image,
+                                              int width, int height, const Rates* rates_at, const Coding* coding_at) {
+  overlap_launches();
+  const Rates rates = *rates_at;
+  Coding coding = {};
+  if constexpr (kCoded) coding = *coding_at;
+  const float4 now = schedule[state->cursor + node];
+  const size_t pixels = size_t(width) * height;
+  sum_gradients(
+      state, splats, more, colors, narrow_items, wide_items, records, arrived, width, height,
+      [&](int, int group) { return d_image + group * pixels * kLanes; },
+      [&](int i) { return !(kCoded && is_frozen(second, i)); },
+      [&](int i, bool write, const float4& d, const Moments<float>& m, const float (&color)[4], const float* record) {
+        finish<true, kCoded>(i, write, d, m, color, record, splats, more, boxes, colors, params, first, second, chunks,
+                             supers, rates, now, coding);
+      });
 }
 
 }  // namespace splat2d

@@ -9,6 +9,8 @@ from splat2d.config import Loss
 from splat2d.engine import Coding, Optimizer
 
 pytest.importorskip("cuda.core", reason="cuda-core is not installed")
+from test_cuda_pictures import draw_and_pull_back
+
 from splat2d.engine.cuda import KERNELS
 
 HEIGHT, WIDTH = 40, 52
@@ -41,5 +43,8 @@ def test_every_kernel_runs(gpu, channels):
     if channels <= 4:
         result = fit_batch(picture[None, :12, :10], splats=9, steps=2, device="cuda")
         assert np.isfinite(result.means).all()
+    arrays = [np.stack([array, array]) for array in scene]
+    _, gradients = draw_and_pull_back(gpu, *arrays, np.stack([picture, picture]))
+    assert all(np.isfinite(gradient).all() for gradient in gradients)
     expected = {kernel for file, kernels in KERNELS.items() if channels <= 4 or file != "batch" for kernel in kernels}
     assert {name for number, name in gpu._gpu._kernels if number == channels} == expected

@@ -52,8 +52,8 @@ PINNED = 16 * 2**20  # bytes of page-locked memory for the way back
 _ROUNDING = {"ftz": True, "prec_div": False, "prec_sqrt": False}
 _SOURCES = (
     *(f"{name}.h" for name in ("gaussian", "coding", "ssim")),
-    *(f"cuda/{name}" for name in ("inner.h", "common.cuh", "update.cuh")),
-    *(f"cuda/{name}.cuh" for name in ("step", "growth", "loss", "ssim", "coded", "batch")),
+    *(f"cuda/{name}" for name in ("inner.h", "common.cuh", "tile.cuh", "update.cuh")),
+    *(f"cuda/{name}.cuh" for name in ("step", "growth", "loss", "ssim", "coded", "batch", "pictures")),
 )
 # The files that are compiled, and their kernels. Every fit takes those of TOGETHER; the others wait until needed.
 KERNELS = {
@@ -66,6 +66,7 @@ KERNELS = {
     "ssim": ("ssim_map", "ssim_gradient"),
     "coded": ("coded_prepare", "coded_update"),
     "batch": ("fit_batch",),
+    "pictures": ("load_splats", "draw_pictures", "splat_gradients"),
 }
 TOGETHER = ("step", "growth", "loss")
 _FILE_OF = {kernel: file for file, kernels in KERNELS.items() for kernel in kernels}
@@ -590,13 +591,13 @@ class _DeviceSplats:
 class _Gpu:
     """The device with its stream and compiled kernels."""
 
-    def __init__(self) -> None:
+    def __init__(self, ordinal: int | None = None) -> None:
         (_, major, minor) = nvrtc.nvrtcVersion()
         (version,) = _checked(driver.cuDriverGetVersion())
         if version // 1000 < major:  # of an older minor version it takes the kernels, of a major one not
             of_driver = f"{version // 1000}.{version % 1000 // 10}"
             raise RuntimeError(f"the driver is for CUDA {of_driver}, too old for kernels of {major}.{minor}: update it")
-        self.device = Device()
+        self.device = Device(ordinal)
         self.device.set_current()
         self.stream = self.device.create_stream()
         self.arch = "sm_{}{}".format(*self.device.compute_capability)

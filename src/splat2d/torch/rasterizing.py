@@ -129,6 +129,61 @@ def _backward_on_cpu(
     )
 
 
+def _on_gpu(means: Tensor, log_cholesky: Tensor, colors: Tensor, background: Tensor, height: int, width: int) -> Tensor:
+    splats = [tensor.contiguous() for tensor in (means, log_cholesky, colors)]
+    images = colors.new_empty(_picture_shape(colors, height, width))
+    if not images.numel() or not means.shape[-2]:
+        return images.copy_(background[..., None, None, :])
+    background = background.contiguous()
+    pictures = _gpu_pictures()
+    batch = pictures.Batch(math.prod(colors.shape[:-2]), *colors.shape[-2:], height, width)
+    size = pictures.drawing_bytes(batch)
+    with torch.cuda.device(means.device):
+        work = torch.empty(size, dtype=torch.uint8, device=means.device)
+        stream = torch.cuda.current_stream().cuda_stream
+        kernels = pictures.picture_kernels(torch.cuda.current_device())
+        kernels.draw(stream, batch, work.data_ptr(), _addresses(splats), background.data_ptr(), images.data_ptr())
+    return images
+
+
+def _backward_on_gpu(
+    means: Tensor, log_cholesky: Tensor, colors: Tensor, d_images: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    splats = [tensor.contiguous() for tensor in (means, log_cholesky, colors)]
+    gradients = [torch.empty_like(tensor) for tensor in splats]
+    d_means, d_log_cholesky, d_colors = gradients
+    if not d_images.numel() or not means.shape[-2]:
+        return d_means, d_log_cholesky, d_colors  # of no splats
+    d_images = d_images.contiguous()
+    if d_images.data_ptr() % 16:  # a view into other memory: the kernels load four values at a time
+        d_images = d_images.clone()
+    pictures = _gpu_pictures()
+    batch = pictures.Batch(math.prod(colors.shape[:-2]), *colors.shape[-2:], *d_images.shape[-3:-1])
+    size = pictures.pulling_bytes(batch)
+    with torch.cuda.device(means.device):
+        work = torch.empty(size, dtype=torch.uint8, device=means.device)
+        stream = torch.cuda.current_stream().cuda_stream
+        kernels = pictures.picture_kernels(torch.cuda.current_device())
+        kernels.pull_back(
+            stream, batch, work.data_ptr(), _addresses(splats), d_images.data_ptr(), _addresses(gradients)
+        )
+    return d_means, d_log_cholesky, d_colors
+
+
+def _gpu_pictures() -> Any:
+    """The module of the GPU's kernels, which need the extra cuda beside torch."""
+    try:
+        from splat2d.engine import pictures
+    except ImportError:
+        advice = 'install it by: pip install "splat2d[cuda,torch]", or use tensors on the CPU'
+        raise InputError(f"rasterize: the CUDA engine is not installed; {advice}") from None
+    return pictures
+
+
+def _addresses(tensors: list[Tensor]) -> tuple[int, ...]:
+    return tuple(tensor.data_ptr() for tensor in tensors)
+
+
 def _flat(tensor: Tensor, own: int) -> Tensor:
     """All leading dimensions as one before so many of its own; contiguous, without a copy where it was."""
     first = tensor.ndim - own
@@ -166,11 +221,13 @@ def _refuse(ctx: Any, *gradients: Tensor) -> tuple[Tensor, ...]:
 
 
 _rasterize = torch.library.custom_op("splat2d::rasterize", _on_cpu, mutates_args=(), device_types="cpu")
+_rasterize.register_kernel("cuda", _on_gpu)
 _rasterize.register_fake(_shape)
 _rasterize.register_autograd(_backward, setup_context=_keep_inputs)
 
 _rasterize_backward = torch.library.custom_op(
     "splat2d::rasterize_backward", _backward_on_cpu, mutates_args=(), device_types="cpu"
 )
+_rasterize_backward.register_kernel("cuda", _backward_on_gpu)
 _rasterize_backward.register_fake(_backward_shapes)
 _rasterize_backward.register_autograd(_refuse)
