@@ -67,6 +67,7 @@ REFINEMENTS, FEW_BYTES = (
     2,
     8,
 )  # repetitions with finer steps where a file is smaller than 99 % of its budget, and 8 bytes
+NEARLY = 0.999  # of a size is enough, where the weakest splats are dropped
 FIRST_INDEX, LAST_INDEX, MIDDLE_INDEX = 0, 200, 96
 
 QUALITY = 50.0  # where nothing else is asked for
@@ -327,17 +328,20 @@ def _settle(run: _Run, session: Session, index: int, size: float) -> int:
 
 def _most_that_fit(run: _Run, splats: Splats, index: int, size: float, lattice: Lattice | None = None) -> int:
     """How many of the splats, the strongest first, a file of so many bytes can hold; at least 1."""
-    if len(_file(run, splats, index, lattice)) <= size:
-        return len(splats)
+    high, high_size = len(splats), len(_file(run, splats, index, lattice))
+    if high_size <= size:
+        return high
     order = _strongest(splats)
-    low, high = 1, len(splats)  # low fits, or nothing does; high does not
-    while high - low > max(1, low // 1000):
-        middle = (low + high) // 2
-        if len(_file(run, _some(splats, order[:middle]), index, lattice)) <= size:
-            low = middle
+    low, low_size = 0, 0
+    while high - low > 1 and low_size < NEARLY * size:  # sizes are nearly proportional to counts
+        guess = low + int((high - low) * (size - low_size) / (high_size - low_size))
+        middle = min(max(guess, low + 1), high - 1)
+        found = len(_file(run, _some(splats, order[:middle]), index, lattice))
+        if found <= size:
+            low, low_size = middle, found
         else:
-            high = middle
-    return low
+            high, high_size = middle, found
+    return max(low, 1)
 
 
 def _frozen(
