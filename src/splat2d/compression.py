@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from splat2d import codec
+from splat2d.codec import vector
 from splat2d.codec.quantizer import Lattice, dequantize, quantize, step_of
-from splat2d.config import CompressConfig, Device, FitConfig, Loss, Preset
+from splat2d.config import CompressConfig, Device, FitConfig, Loss, Preset, Profile
 from splat2d.engine import Coding, Floats, Optimizer, Session, engine
 from splat2d.errors import InputError
 from splat2d.fitting import NEW_SIZE, NEW_SIZE_LEAST, Progress, Target, checked, cosine_rates, draw_power, fit_steps
@@ -70,6 +71,12 @@ REFINEMENTS, FEW_BYTES = (
 NEARLY = 0.999  # of a size is enough, where the weakest splats are dropped
 FIRST_INDEX, LAST_INDEX, MIDDLE_INDEX = 0, 200, 96
 
+# Of the vector profile. All records are equally precise, so that a strong splat is rounded by more than a weak one:
+# freezing begins with the strongest, and the others make up for it.
+VECTOR_NOISE = 0.7  # in place of NOISE_SHARE
+VECTOR_RELOCATED = 0.02  # share of the splats that move each time
+VECTOR_STAGES = 2  # of freezing, for each of the other profile
+
 QUALITY = 50.0  # where nothing else is asked for
 DECIBELS_PER_INDEX = 0.18
 CLOSE = 0.15  # dB above the wanted PSNR that are near enough
@@ -93,6 +100,7 @@ def compress(
     bytes: int | None = None,
     quality: float | None = None,
     psnr: float | None = None,
+    profile: Profile = "scalar",
     preset: Preset = "balanced",
     loss: str | Loss = "l2",
     seed: int = 0,
@@ -103,12 +111,13 @@ def compress(
     """The best .s2d file for image, float [H, W, C], within one budget. Raises InputError.
 
     bytes: the size that the file must not exceed. quality: 0 (small) to 100 (faithful). psnr: dB that the decoded file
-    must reach. Without a budget: a quality of QUALITY.
+    must reach. Without a budget: a quality of QUALITY. profile: as in CompressConfig.
     """
     config = CompressConfig(
         bytes=bytes,
         quality=quality,
         psnr=psnr,
+        profile=profile,
         preset=preset,
         loss=Loss.parse(loss) if isinstance(loss, str) else loss,
         seed=seed,
@@ -190,20 +199,77 @@ def _at_index(run: _Run, index: int) -> Iterator[Progress | Compressed]:
         if wanted == count or count / 1.5 < wanted < 1.25 * count:
             break
         count = wanted
+    if run.config.profile == "vector":
+        yield from _vector_coded(run, splats, squares)
+        return
     yield from _coded(run, splats, float(index), None)
 
 
 def _to_bytes(run: _Run, size: int) -> Iterator[Progress | Compressed]:
     """The best file of at most so many bytes."""
+    if run.config.profile == "vector":
+        yield from _vector_to_bytes(run, size)
+        return
     least = len(_file(run, _dot(run), 0))
-    if size < least:
-        raise InputError(f"bytes: a file of this picture takes at least {least} bytes, got {size}")
+    _check_budget(size, least)
     count = round(SURPLUS * 8 * size / (BITS_PER_SPLAT + BITS_PER_CHANNEL * run.channels))
     count = min(max(count, 1), run.width * run.height)
     splats, squares = yield from _first_fit(run, count)
     # Steps such that rounding all splats at once would add NOISE_SHARE of their error.
     index = 8 * math.log2(max(count * _noise_of_splat(0, run.channels), 1e-12) / max(NOISE_SHARE * squares, 1e-12))
     yield from _coded(run, splats, min(max(index, FIRST_INDEX), LAST_INDEX), size)
+
+
+def _check_budget(size: int, least: int) -> None:
+    if size < least:
+        raise InputError(f"bytes: a file of this picture takes at least {least} bytes, got {size}")
+
+
+def _vector_to_bytes(run: _Run, size: int) -> Iterator[Progress | Compressed]:
+    """As many records as so many bytes hold."""
+    dot = _dot(run)
+    _check_budget(size, len(codec.encode(dot, profile="vector", metadata=run.metadata)))
+    count = codec.records_that_fit(size, run.width, run.height, dot.background, run.metadata)
+    splats, squares = yield from _first_fit(run, count)
+    yield from _vector_coded(run, splats, squares)
+
+
+def _vector_coded(run: _Run, splats: Splats, squares: float) -> Iterator[Progress | Compressed]:
+    """Trains splats of this squared error under noise, and freezes them as records."""
+    schedule = run.schedule
+    session = run.session(splats)
+    stages = VECTOR_STAGES * schedule.stages
+    planned = run.step + schedule.train + (stages - 1) * schedule.stage_steps
+    noise = len(splats) * _noise_of_splat(0, run.channels)
+    coding = replace(run.coding(8 * math.log2(max(noise, 1e-12) / max(VECTOR_NOISE * squares, 1e-12))), penalty=0.0)
+    rates = cosine_rates(schedule.train, constant=0)
+    interval = max(LEAST_INTERVAL, schedule.train // INTERVALS)
+    for first in range(0, schedule.train, interval):
+        session.run(rates[first : first + interval], coding)
+        run.step += len(rates[first : first + interval])
+        if first + interval <= RELOCATING * schedule.train:
+            _relocate(run, session, int(VECTOR_RELOCATED * session.count))
+        yield run.progress(session, planned)
+
+    splats = run.splats(session)
+    frame = vector.frame_for(splats, vector.tile_for(run.width, run.height, len(splats)))
+
+    def rounding(splats: Splats) -> tuple[Splats, NDArray[np.int64]]:
+        records, kept = vector.quantize(splats, frame)
+        return vector.dequantize(records, splats.background), kept
+
+    turn = np.empty(len(splats))
+    turn[_strongest(splats)] = np.arange(len(splats)) / len(splats)
+    frozen = np.zeros(len(splats), bool)
+    for stage in range(1, stages):
+        splats, frozen, keep = _freeze(splats, frozen, turn < stage / stages, rounding)
+        turn = turn[keep]
+        run.set_splats(session, splats, frozen)
+        session.run(_freezing_rates(schedule))
+        run.step += schedule.stage_steps
+        splats = run.splats(session)
+        yield run.progress(session, planned)
+    yield run.finished(codec.write_records(vector.quantize(splats, frame)[0], splats.background, run.metadata))
 
 
 def _to_psnr(run: _Run, wanted: float) -> Iterator[Progress | Compressed]:
@@ -279,7 +345,7 @@ def _coded(run: _Run, splats: Splats, index: float, size: int | None) -> Iterato
             index = min(max(index, FIRST_INDEX), LAST_INDEX)
         elif done >= SETTLED:
             index = math.ceil(index)
-        _tend(run, session, index, relocate=done <= RELOCATING, seed=run.step)
+        _tend(run, session, index, relocate=done <= RELOCATING)
         if size is not None and done >= SETTLED:
             index = _settle(run, session, math.ceil(index), SPARE * size / GROWTH)
         yield run.progress(session, planned)
@@ -293,18 +359,23 @@ def _coded(run: _Run, splats: Splats, index: float, size: int | None) -> Iterato
     yield run.finished(data)
 
 
-def _tend(run: _Run, session: Session, index: float, *, relocate: bool, seed: int) -> None:
+def _tend(run: _Run, session: Session, index: float, *, relocate: bool) -> None:
     """Moves faded splats to where they are needed, or drops them."""
     faded = (FADED * run.coding(index).step) ** 2
     if not relocate:
         if session.count > 1:
             session.prune(min(faded, float(np.max(_energies(session)))))
         return
-    moved = min(int((_energies(session) < faded).sum()), session.count // 2)
+    _relocate(run, session, int((_energies(session) < faded).sum()))
+
+
+def _relocate(run: _Run, session: Session, moved: int) -> None:
+    """Moves the splats that contribute least to where the error is, at most half of them."""
+    moved = min(moved, session.count // 2)
     if moved:
         pixels = run.width * run.height / session.count
         size = max(NEW_SIZE_LEAST, NEW_SIZE * SIZE * math.sqrt(pixels))
-        session.relocate(moved, draw_power(pixels), size, run.config.seed * 1_000_003 + seed)
+        session.relocate(moved, draw_power(pixels), size, run.config.seed * 1_000_003 + run.step)
         session.sort()
 
 
@@ -320,14 +391,14 @@ def _settle(run: _Run, session: Session, index: int, size: float) -> int:
     splats = run.splats(session)
     if len(_file(run, splats, index)) * 2 ** (1 / INDICES_PER_OCTAVE) < size:
         return min(index + 1, LAST_INDEX)
-    kept = _most_that_fit(run, splats, index, size)
+    kept = max(1, _most_that_fit(run, splats, index, size))
     if kept < len(splats):
         session.prune(float(np.sort(_energies(session))[len(splats) - kept]))
     return index
 
 
 def _most_that_fit(run: _Run, splats: Splats, index: int, size: float, lattice: Lattice | None = None) -> int:
-    """How many of the splats, the strongest first, a file of so many bytes can hold; at least 1."""
+    """How many of the splats, the strongest first, a file of so many bytes can hold."""
     high, high_size = len(splats), len(_file(run, splats, index, lattice))
     if high_size <= size:
         return high
@@ -341,7 +412,7 @@ def _most_that_fit(run: _Run, splats: Splats, index: int, size: float, lattice: 
             low, low_size = middle, found
         else:
             high, high_size = middle, found
-    return max(low, 1)
+    return low
 
 
 def _frozen(
@@ -354,10 +425,15 @@ def _frozen(
     splats = _some(splats, kept)
     turn = np.random.default_rng(run.config.seed).permutation(len(splats)) / max(1, len(splats))
     frozen = np.zeros(len(splats), bool)
-    rates = np.linspace(FREEZING_RATE, FREEZING_RATE / 10, schedule.stage_steps, dtype=np.float32)
+    rates = _freezing_rates(schedule)
+
+    def rounding(splats: Splats) -> tuple[Splats, NDArray[np.int64]]:
+        quantized, kept = quantize(splats, index, lattice)
+        return dequantize(quantized, splats.background), kept
+
     for stage in range(1, schedule.stages):
         share = stage / schedule.stages
-        splats, frozen, keep = _freeze(splats, frozen, turn < share, index, lattice)
+        splats, frozen, keep = _freeze(splats, frozen, turn < share, rounding)
         turn = turn[keep]
         if size is not None:
             expected = len(_file(run, splats, index, lattice)) * (1 + (GROWTH - 1) * (1 - share) ** 3)
@@ -374,12 +450,21 @@ def _frozen(
     return _file(run, splats, index, lattice)
 
 
+def _freezing_rates(schedule: Schedule) -> Floats:
+    return np.linspace(FREEZING_RATE, FREEZING_RATE / 10, schedule.stage_steps, dtype=np.float32)
+
+
 def _freeze(
-    splats: Splats, frozen: NDArray[np.bool_], due: NDArray[np.bool_], index: int, lattice: Lattice
+    splats: Splats,
+    frozen: NDArray[np.bool_],
+    due: NDArray[np.bool_],
+    rounding: Callable[[Splats], tuple[Splats, NDArray[np.int64]]],
 ) -> tuple[Splats, NDArray[np.bool_], NDArray[np.int64]]:
-    """Rounds the splats that are due and not yet frozen; also which are left: those that do not round to nothing."""
-    quantized, survivors = quantize(splats, index, lattice)
-    rounded = dequantize(quantized, splats.background)
+    """Rounds the splats that are due and not yet frozen; also which are left: those that do not round to nothing.
+
+    rounding: splats as decoded, and which they are of those given.
+    """
+    rounded, survivors = rounding(splats)
     fresh = due & ~frozen
     means, log_cholesky, colors = splats.means.copy(), splats.log_cholesky.copy(), splats.colors.copy()
     at = fresh[survivors]

@@ -9,6 +9,7 @@ from splat2d.errors import InputError
 
 Preset = Literal["fast", "balanced", "best"]
 Device = Literal["auto", "cpu", "cuda"]
+Profile = Literal["scalar", "vector"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +89,7 @@ class CompressConfig:
     bytes: int | None = None  # budget: the file must not be larger
     quality: float | None = None  # budget: 0 (small) to 100 (faithful)
     psnr: float | None = None  # budget: dB that the decoded file must reach
+    profile: Profile = "scalar"  # vector: larger files, whose splats a GPU reads without decoding
     preset: Preset = "balanced"
     loss: Loss = field(default_factory=Loss)
     seed: int = 0
@@ -102,4 +104,6 @@ class CompressConfig:
             raise InputError(f"bytes: must be a whole number, 1 or more, got {self.bytes}")
         if self.quality is not None and not 0 <= self.quality <= 100:
             raise InputError(f"quality: must be 0 to 100, got {self.quality}")
+        if self.profile not in get_args(Profile):
+            raise InputError(f'profile: "{self.profile}" is unknown; choose from {", ".join(get_args(Profile))}')
         FitConfig(psnr=self.psnr, preset=self.preset, seed=self.seed, device=self.device, threads=self.threads)

@@ -1,7 +1,7 @@
 """Splats <-> the bytes of a .s2d file; docs/format.md is the norm.
 
 quantizer: splats <-> integers. _cpu: integers <-> payloads of packets. container: payloads <-> the bytes of a file.
-Another profile would take the place of the first two; the container, its limits and its metadata stay.
+In the vector profile, the module vector takes the place of the first two.
 """
 
 from __future__ import annotations
@@ -9,12 +9,13 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from splat2d import _cpu
-from splat2d.codec import container
+from splat2d.codec import container, vector
 from splat2d.codec.container import Container, Header, Packet
 from splat2d.codec.container import Metadata as Metadata  # part of the interface
 from splat2d.codec.quantizer import QUALITY_INDICES, Lattice, Quantized, dequantize, quantize, step_of, transform
@@ -31,6 +32,9 @@ DEFAULT_INDEX, DEFAULT_SLOPE = 91.0, 22.0
 # Every packet makes the splats GROWTH times as many; the first has at least FIRST_PACKET of them.
 MOST_PACKETS, GROWTH, FIRST_PACKET = 4, 4, 256
 
+# A file of records has two packets, the first of a fourth of the splats, if it has so many.
+MANY_RECORDS = 1024
+
 # A picture may take so many evaluations of a splat at a pixel: EVALUATIONS_PER_PIXEL * pixels + FEW_EVALUATIONS.
 EVALUATIONS_PER_PIXEL, FEW_EVALUATIONS = 1024, 1 << 24
 
@@ -42,21 +46,32 @@ class Contents:
     """All that a file holds."""
 
     splats: Splats
-    quantized: Quantized  # the same as integers
+    quantized: Quantized | vector.Records  # the same as integers
     container: Container
     bits: tuple[float, float, float, float]  # of the packets, for: cells of positions, refinement, shape, colour
 
 
-def encode(splats: Splats, *, quality: float | None = None, metadata: Metadata | None = None) -> bytes:
+def encode(
+    splats: Splats,
+    *,
+    quality: float | None = None,
+    metadata: Metadata | None = None,
+    profile: Literal["scalar", "vector"] = "scalar",
+) -> bytes:
     """The bytes of a .s2d file of these splats. Raises InputError.
 
     quality: 0 (coarse, small) to 100 (fine). None: splats as decode() gave them are written without further loss; for
     any others it follows from their energy, and costs a fit that knew nothing of the codec some tenths of a dB.
     Encoding decoded splats again at the same quality gives the same splats. Splats too faint to count are left out.
+    profile: vector is of one quality only; 5 to 7 bytes a splat, which a GPU reads without decoding.
     """
+    if profile == "vector" and quality is not None:
+        raise InputError("encode: splats of the vector profile are of one precision; leave quality out")
     # Beyond these limits no kernel tells splats apart.
     splats = replace(splats, log_cholesky=np.clip(splats.log_cholesky, *_LIMITS))
     try:
+        if profile == "vector":
+            return write_records(vector.quantize(splats, vector.frame_for(splats))[0], splats.background, metadata)
         index = default_index(splats) if quality is None else quality_index(quality)
         return write(quantize(splats, index)[0], splats.background, metadata)
     except FormatError as error:
@@ -81,6 +96,8 @@ def read(data: bytes, *, partial: bool = False) -> Contents:
     """As decode(), with all else that the file holds. Raises FormatError."""
     parts = container.unpack(bytes(data), partial=partial)
     header = parts.header
+    if header.profile == container.VECTOR:
+        return _read_records(parts)
     lattice = Lattice(header.width, header.height, header.cell_exponent, header.margin)
     try:
         indices, bits = _cpu.decode_packets(
@@ -121,6 +138,78 @@ def write(quantized: Quantized, background: NDArray[np.float32], metadata: Metad
     )
     packets = [Packet(count, payload) for count, payload in zip(counts, payloads, strict=True)]
     return container.pack(header, packets, metadata)
+
+
+def write_records(records: vector.Records, background: NDArray[np.float32], metadata: Metadata | None = None) -> bytes:
+    """The bytes of a .s2d file of the vector profile. Raises FormatError where a reader would."""
+    _check_footprint(vector.dequantize(records, background))
+    codes = records.codes[np.argsort(-vector.energies(records), kind="stable")]
+    counts = record_counts(len(codes))
+    starts = np.cumsum([0, *counts]).tolist()
+    payloads = [vector.payload(replace(records, codes=codes[start:end])) for start, end in pairwise(starts)]
+    return _pack_records(records.frame, background, counts, payloads, metadata)
+
+
+def records_that_fit(
+    size: int, width: int, height: int, background: NDArray[np.float32], metadata: Metadata | None = None
+) -> int:
+    """How many splats a file of the vector profile of at most so many bytes can hold; 0 or less if none."""
+    channels = len(background)
+    least = vector.record_size(channels)
+
+    def excess(count: int) -> int:
+        frame = vector.Frame(width, height, channels, vector.tile_for(width, height, count), vector.MIDDLE_TOP)
+        counts = record_counts(count)
+        payloads = [bytes(vector.payload_size(frame, splats)) for splats in counts]
+        return len(_pack_records(frame, background, counts, payloads, metadata)) - size
+
+    most = width * height
+    count = min(size // least, most)
+    while count > 0 and excess(count) > 0:
+        count -= -(-excess(count) // least)
+    while 0 < count < most and excess(count + 1) <= 0:  # fewer splats have larger tiles, and a shorter table
+        count += 1
+    return count
+
+
+def record_counts(count: int) -> list[int]:
+    """Splats of each packet of the vector profile, the more important ones first."""
+    return [count] if count < MANY_RECORDS else [count // 4, count - count // 4]
+
+
+def _pack_records(
+    frame: vector.Frame,
+    background: NDArray[np.float32],
+    counts: list[int],
+    payloads: list[bytes],
+    metadata: Metadata | None,
+) -> bytes:
+    header = Header(
+        width=frame.width,
+        height=frame.height,
+        count=sum(counts),
+        background=tuple(background.tolist()),
+        quality_index=frame.top,
+        cell_exponent=0,
+        margin=frame.tile,
+        profile=container.VECTOR,
+        color_space=container.SRGB if len(background) in (1, 3, 4) else container.PLAIN,
+    )
+    packets = [Packet(count, payload) for count, payload in zip(counts, payloads, strict=True)]
+    return container.pack(header, packets, metadata)
+
+
+def _read_records(parts: Container) -> Contents:
+    header = parts.header
+    frame = vector.Frame(header.width, header.height, header.channels, header.margin, header.quality_index)
+    records = vector.parse([(packet.count, packet.payload) for packet in parts.packets], frame)
+    splats = vector.dequantize(records, np.array(header.background, np.float32))
+    _check_footprint(splats)
+    sizes = vector.field_bits(frame.channels)
+    records_bits = 8 * vector.record_size(frame.channels) * len(splats)
+    tables = 8 * sum(len(packet.payload) for packet in parts.packets) - records_bits
+    places, shapes = (len(splats) * sum(part) for part in (sizes[:2], sizes[2:4]))
+    return Contents(splats, records, parts, (tables, places, shapes, records_bits - places - shapes))
 
 
 def quality_index(quality: float) -> int:

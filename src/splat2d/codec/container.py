@@ -16,7 +16,8 @@ from splat2d.errors import FormatError
 MAGIC = b"\x89S2D\r\n\x1a\n"  # the first byte is no text; the others show what changing line ends has damaged
 MAJOR, MINOR = 1, 0
 SCALAR = 1  # profile: scalars of closed-form steps, range-coded; Gaussians cut at q / 2 = 5.54
-PROFILES = (SCALAR,)
+VECTOR = 2  # profile: records of fixed size; drawn as those of profile 1
+PROFILES = (SCALAR, VECTOR)
 SRGB, PLAIN = 0, 1  # colour spaces: sRGB unless an ICC chunk says otherwise; numbers without one
 FLOAT_BACKGROUND = 0x80  # flag; the lower four bits beside it are the colour space
 
@@ -28,6 +29,7 @@ MOST_CHANNELS = 255
 LEAST_CELL, MOST_CELL = -4, 12  # exponents of the cell
 MOST_MARGIN = 1024  # cells
 MOST_CELLS = 1 << 17  # on a side, margins included
+MOST_TILE = 1 << 20  # pixels
 MOST_PACKETS = 16
 SPLATS_PER_PIXEL, SPLATS_PER_BYTE = 4, 2  # at most; bytes of payload
 FEW_SPLATS = 1024  # more than by either rule
@@ -39,7 +41,11 @@ _CRC = struct.Struct("<I")
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """What holds for a whole file. Raises FormatError for values that no file may have."""
+    """What holds for a whole file. Raises FormatError for values that no file may have.
+
+    Files of profile VECTOR have the top magnitude for the quality index, 0 for the cell exponent, and the edge of a
+    tile in pixels for the margin.
+    """
 
     width: int  # pixels
     height: int  # pixels
@@ -64,6 +70,18 @@ class Header:
             raise FormatError(f"{self.count} splats are too many for {self.width}x{self.height} pixels")
         if not 0 <= self.quality_index <= 255:
             raise FormatError(f"the quality index must be 0 to 255, got {self.quality_index}")
+        if self.profile not in PROFILES:
+            raise FormatError(f"has profile {self.profile}, which this version does not know; update splat2d")
+        if self.profile == VECTOR:
+            self._check_tiles()
+        else:
+            self._check_cells()
+        if self.color_space not in (SRGB, PLAIN):
+            raise FormatError(f"has colour space {self.color_space}, which this version does not know; update splat2d")
+        if not all(abs(value) <= 3e38 for value in self.background):  # false for NaN, too
+            raise FormatError("the background must be finite")
+
+    def _check_cells(self) -> None:
         if not LEAST_CELL <= self.cell_exponent <= MOST_CELL:
             raise FormatError(f"the cell exponent must be {LEAST_CELL} to {MOST_CELL}, got {self.cell_exponent}")
         if not 0 <= self.margin <= MOST_MARGIN:
@@ -71,12 +89,12 @@ class Header:
         most_cells = -(-max(self.width, self.height) * 16 >> 4 + self.cell_exponent) + 2 * self.margin
         if most_cells > MOST_CELLS:
             raise FormatError(f"{most_cells} cells on a side are more than the {MOST_CELLS} allowed")
-        if self.profile not in PROFILES:
-            raise FormatError(f"has profile {self.profile}, which this version does not know; update splat2d")
-        if self.color_space not in (SRGB, PLAIN):
-            raise FormatError(f"has colour space {self.color_space}, which this version does not know; update splat2d")
-        if not all(abs(value) <= 3e38 for value in self.background):  # false for NaN, too
-            raise FormatError("the background must be finite")
+
+    def _check_tiles(self) -> None:
+        if self.cell_exponent != 0:
+            raise FormatError(f"a file of profile {VECTOR} has a cell exponent of 0, got {self.cell_exponent}")
+        if not 1 <= self.margin <= MOST_TILE:
+            raise FormatError(f"the edge of a tile must be 1 to {MOST_TILE} pixels, got {self.margin}")
 
     @property
     def channels(self) -> int:
