@@ -17,7 +17,7 @@ pytest.importorskip("torch", reason='torch is not installed: pip install "splat2
 import torch
 
 import splat2d.torch
-from splat2d.torch import rasterize
+from splat2d.torch import rasterize, z_order
 from splat2d.torch.rasterizing import _rasterize, _rasterize_backward
 
 HEIGHT, WIDTH = 13, 17
@@ -179,6 +179,26 @@ def test_bad_input_is_one_line(changed, message):
     with pytest.raises(InputError, match=f"^rasterize: .*{message}") as caught:
         rasterize(**arguments)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("shape", [(), (3,)])
+def test_in_z_order_the_picture_is_the_same_and_neighbours_are_near(shape):
+    arrays = scenes(shape, count=400, height=90, width=120)
+    means, log_cholesky, colors, background = tensors(arrays, grad=False)
+    order = z_order(means, log_cholesky, height=90, width=120)
+    assert order.shape == (*shape, 400)
+    assert (order.sort(-1).values == torch.arange(400)).all()
+    sorted_ = [torch.take_along_dim(tensor, order[..., None], -2) for tensor in (means, log_cholesky, colors)]
+    one, other = (draw(*of, background, height=90, width=120) for of in ((means, log_cholesky, colors), sorted_))
+    torch.testing.assert_close(one, other, rtol=0, atol=1e-12)
+    jumps = [means_.diff(dim=-2).norm(dim=-1).mean() for means_ in (means, sorted_[0])]
+    assert jumps[1] < 0.25 * jumps[0]
+
+
+def test_z_order_of_what_is_no_number():
+    means = torch.tensor([[float("nan"), 1e38], [-1e38, 5.0], [3.0, 3.0]])
+    order = z_order(means, torch.tensor([[99.0, 0, 0], [0, 1e30, 0], [0, 0, 0]]), height=8, width=8)
+    assert sorted(order.tolist()) == [0, 1, 2] and order[0] == 2
 
 
 def test_splats_to_tensors_and_back():

@@ -5,7 +5,8 @@ try:
 except ImportError:
     raise ImportError('splat2d.torch needs torch; install it by: pip install "splat2d[torch]"') from None
 
+from splat2d.torch.ordering import z_order
 from splat2d.torch.rasterizing import rasterize
 from splat2d.torch.splats import Splats
 
-__all__ = ["Splats", "rasterize"]
+__all__ = ["Splats", "rasterize", "z_order"]
