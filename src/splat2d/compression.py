@@ -446,7 +446,9 @@ def _frozen(
         splats = run.splats(session)
         yield run.progress(session, planned)
     if size is not None:
-        splats = _some(splats, _strongest(splats)[: _most_that_fit(run, splats, index, size, lattice)])
+        order = _strongest(splats)
+        splats = _some(splats, order)  # files of the same splats in another order may differ by a byte
+        splats = _some(splats, np.arange(_most_that_fit(run, splats, index, size, lattice)))
     return _file(run, splats, index, lattice)
 
 
