@@ -33,16 +33,17 @@ def draw_and_pull_back(gpu, means, log_cholesky, colors, backgrounds, d_images):
 
 
 def check(gpu, scenes, d_images, tolerance=2e-4):
-    """Against the reference in float64, but for pixels and splats at the edge of the cut-off."""
+    """Against the reference in float64, but for pixels at the edge of the cut-off, and splats for which these count."""
     height, width = d_images.shape[1:3]
     arrays = [np.stack([scene[k] for scene in scenes]).astype(np.float32) for k in range(4)]
     images, gradients = draw_and_pull_back(gpu, *arrays, d_images)
     for i, scene in enumerate(scenes):
-        near = abs(reference.exponents(*scene[:2], height, width) - _cpu.CUTOFF) < 1e-4
+        half_q = reference.exponents(*scene[:2], height, width)
+        near = abs(half_q - _cpu.CUTOFF) < 1e-4
         pixels = ~near.any(axis=0)
         expected = reference.render(*scene, height, width, _cpu.CUTOFF)
         np.testing.assert_allclose(images[i][pixels], expected[pixels], atol=5e-5)
-        certain = ~near.any(axis=(1, 2))
+        certain = near.sum(axis=(1, 2)) <= 5e-4 * (half_q < _cpu.CUTOFF).sum(axis=(1, 2))
         assert certain.mean() > 0.5
         wanted = reference.render_backward(*scene[:3], d_images[i], _cpu.CUTOFF)
         scales = gradient_scale(scene, d_images[i])
@@ -72,7 +73,7 @@ def test_large_splats_are_shared_out(gpu, channels):
 
 
 def test_many_splats_of_one_picture(gpu):
-    """More than 32 * 128 boxes of 1024 would need 4 million; here several of 1024, one of them not full."""
+    """Several boxes of 1024, the last of them not full."""
     height, width = 96, 128
     scene = random_scene(1, 5000, 3, height, width, small=0.6, large=3)
     arrays = [array[None].astype(np.float32) for array in scene]
