@@ -72,9 +72,8 @@ NEARLY = 0.999  # of a size is enough, where the weakest splats are dropped
 FIRST_INDEX, LAST_INDEX, MIDDLE_INDEX = 0, 200, 96
 
 # Of the vector profile. All records are equally precise, so that a strong splat is rounded by more than a weak one:
-# freezing begins with the strongest, and the others make up for it.
-VECTOR_NOISE = 0.7  # in place of NOISE_SHARE
-VECTOR_RELOCATED = 0.02  # share of the splats that move each time
+# freezing begins with the strongest, and the others make up for it. Noise in training brings nothing there.
+VECTOR_RELOCATED = 0.05  # share of the splats that move each time
 VECTOR_STAGES = 2  # of freezing, for each of the other profile
 
 QUALITY = 50.0  # where nothing else is asked for
@@ -200,7 +199,7 @@ def _at_index(run: _Run, index: int) -> Iterator[Progress | Compressed]:
             break
         count = wanted
     if run.config.profile == "vector":
-        yield from _vector_coded(run, splats, squares)
+        yield from _vector_coded(run, splats)
         return
     yield from _coded(run, splats, float(index), None)
 
@@ -230,22 +229,20 @@ def _vector_to_bytes(run: _Run, size: int) -> Iterator[Progress | Compressed]:
     dot = _dot(run)
     _check_budget(size, len(codec.encode(dot, profile="vector", metadata=run.metadata)))
     count = codec.records_that_fit(size, run.width, run.height, dot.background, run.metadata)
-    splats, squares = yield from _first_fit(run, count)
-    yield from _vector_coded(run, splats, squares)
+    splats, _ = yield from _first_fit(run, count)
+    yield from _vector_coded(run, splats)
 
 
-def _vector_coded(run: _Run, splats: Splats, squares: float) -> Iterator[Progress | Compressed]:
-    """Trains splats of this squared error under noise, and freezes them as records."""
+def _vector_coded(run: _Run, splats: Splats) -> Iterator[Progress | Compressed]:
+    """Trains splats further, and freezes them as records."""
     schedule = run.schedule
     session = run.session(splats)
     stages = VECTOR_STAGES * schedule.stages
     planned = run.step + schedule.train + (stages - 1) * schedule.stage_steps
-    noise = len(splats) * _noise_of_splat(0, run.channels)
-    coding = replace(run.coding(8 * math.log2(max(noise, 1e-12) / max(VECTOR_NOISE * squares, 1e-12))), penalty=0.0)
     rates = cosine_rates(schedule.train, constant=0)
     interval = max(LEAST_INTERVAL, schedule.train // INTERVALS)
     for first in range(0, schedule.train, interval):
-        session.run(rates[first : first + interval], coding)
+        session.run(rates[first : first + interval])
         run.step += len(rates[first : first + interval])
         if first + interval <= RELOCATING * schedule.train:
             _relocate(run, session, int(VECTOR_RELOCATED * session.count))
