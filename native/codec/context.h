@@ -84,7 +84,8 @@ class Context {
         running_(std::size_t(kTraits + channels), 0),
         sums_(std::size_t(stride_)),
         colors_(std::size_t(2 * channels)) {
-    for (int i = 0; i < kWeights; ++i) weight_[std::size_t(i)] = std::int16_t(32768 / (i + 16));
+    for (int i = 0; i < kWeightsInReach; ++i)
+      weight_[std::size_t(i)] = std::int16_t(32768 / (std::min(i, kWeights - 1) + 16));
   }
 
   // Begins a packet whose cells are these, in the order of decoding.
@@ -100,52 +101,66 @@ class Context {
     starts_.assign(std::size_t(across_) * std::size_t(down_) + 1, 0);
     for (const Place& p : places_) ++starts_[at(p) + 1];
     for (std::size_t i = 1; i < starts_.size(); ++i) starts_[i] += starts_[i - 1];
-    ids_.resize(places_.size());
+    const std::size_t room = places_.size() + kBlock;  // blocks may reach beyond the last square
+    ids_.resize(room);
+    x_.resize(room);
+    y_.resize(room);
+    slots_.resize(places_.size());
+    traits_.reserve(places_.size() * std::size_t(stride_));
     std::vector<std::int32_t> next(starts_.begin(), starts_.end() - 1);
-    for (std::size_t i = 0; i < places_.size(); ++i) ids_[std::size_t(next[at(places_[i])]++)] = std::int32_t(i);
-    seen_from_ = places_;
-    for (Place& p : seen_from_) p = {p.x >> square_, p.y >> square_};
+    for (std::size_t i = 0; i < places_.size(); ++i) {
+      slots_[i] = next[at(places_[i])]++;
+      ids_[std::size_t(slots_[i])] = std::int32_t(i);
+      see(slots_[i], places_[i]);
+    }
   }
 
   // Looks around the next splat.
   void look(Features& f) {
-    const Place own = seen_from_[std::size_t(decoded_)];
-    const int qx = own.x / kFineness, qy = own.y / kFineness;
+    const std::size_t slot = std::size_t(slots_[std::size_t(decoded_)]);
+    const int own_x = x_[slot], own_y = y_[slot];
+    const int qx = own_x / kFineness, qy = own_y / kFineness;
     const int left = std::max(0, qx - 2), right = std::min(across_ - 1, qx + 2);
     const int inner_left = std::max(0, qx - 1), inner_right = std::min(across_ - 1, qx + 1);
-    int near = 0, around = 0, xx = 0, yy = 0, xy = 0, weights = kPrior;
-    std::array<std::int32_t, kMostKnown> known;  // the decoded splats among them, and their weights
-    std::array<std::int16_t, kMostKnown> known_weight;
-    int count = 0;
-    std::array<int, 2> nearest = {-1, -1};
-    std::array<int, 2> distance = {INT32_MAX, INT32_MAX};
+    int near = 0, around = 0, found = 0;
+    Differences dx, dy, w;
+    std::array<std::int32_t, kMostFound> ids;
     for (int y = std::max(0, qy - 2); y <= std::min(down_ - 1, qy + 2); ++y) {
       const std::int32_t* starts = &starts_[std::size_t(y) * std::size_t(across_)];
-      const int first = starts[left], last = starts[right + 1];
-      around += last - first;
+      const int last = starts[right + 1], first = std::max(starts[left], last - kMostInRow);
+      around += last - starts[left];
       if (std::abs(y - qy) <= 1) near += starts[inner_right + 1] - starts[inner_left];
-      for (int i = std::max(first, last - kMostInRow); i < last; ++i) {
-        const int j = ids_[std::size_t(i)];
-        if (j == decoded_) continue;
-        const Place& p = seen_from_[std::size_t(j)];
-        const int dx = p.x - own.x, dy = p.y - own.y, squared = dx * dx + dy * dy;
-        const int w = weight_[std::size_t(std::min(squared >> 2, kWeights - 1))];
-        const int wx = w * dx, wy = w * dy;
-        xx += wx * dx;
-        yy += wy * dy;
-        xy += wx * dy;
-        if (j > decoded_) continue;
-        weights += w;
-        known[std::size_t(count)] = j;
-        known_weight[std::size_t(count++)] = std::int16_t(w);
-        if (squared < distance[1]) {
-          const bool closest = squared < distance[0];
-          distance[1] = closest ? distance[0] : squared;
-          nearest[1] = closest ? nearest[0] : j;
-          if (closest) distance[0] = squared, nearest[0] = j;
-        }
+      for (int i = first; i < last; i += kBlock) {  // whole blocks: what is too much gets overwritten
+        const std::size_t from = std::size_t(i), to = std::size_t(found + i - first);
+        for (std::size_t b = 0; b < kBlock; ++b) dx[to + b] = std::int16_t(x_[from + b] - own_x);
+        for (std::size_t b = 0; b < kBlock; ++b) dy[to + b] = std::int16_t(y_[from + b] - own_y);
+        for (std::size_t b = 0; b < kBlock; ++b) ids[to + b] = ids_[from + b];
       }
+      found += last - first;
     }
+    // The decoded splats among them, and their weights. No branches: nobody could predict them.
+    std::array<std::int32_t, kMostFound> known;
+    std::array<std::int16_t, kMostFound> known_weight;
+    int count = 0, weights = kPrior;
+    std::array<int, 2> nearest = {INT32_MAX, INT32_MAX};  // distance, then where it stands
+    for (int i = 0; i < found; ++i) {
+      const std::size_t n = std::size_t(i);
+      const int squared = dx[n] * dx[n] + dy[n] * dy[n], weight = weight_[std::size_t(squared >> 2)];
+      const int decoded = (ids[n] - decoded_) >> 31;  // all bits, or none
+      w[n] = std::int16_t(weight);
+      known[std::size_t(count)] = ids[n];
+      known_weight[std::size_t(count)] = std::int16_t(weight);
+      count -= decoded;
+      weights += weight & decoded;
+      const int key = (squared * kMostFound + i) | (INT32_MAX & ~decoded);
+      nearest[1] = std::min(nearest[1], std::max(nearest[0], key));
+      nearest[0] = std::min(nearest[0], key);
+    }
+    // How all of them lie; the splat itself adds nothing.
+    std::fill_n(w.begin() + found, kBlock - 1, std::int16_t(0));
+    std::array<std::int32_t, 3> tensor{};  // xx, yy, xy
+    add_tensor(found, dx, dy, w, tensor);
+    const auto [xx, yy, xy] = tensor;
     sum_traits(count, known, known_weight);
     unit_ = (cell_exponent_ + square_) * 177;
     f[kSquare] = limited((cell_exponent_ + square_) * 256);
@@ -164,8 +179,20 @@ class Context {
       f[std::size_t(kMeans + s)] = limited((sums_[std::size_t(s)] + kPrior * running) / weights - offset);
       f[std::size_t(kRunning + s)] = limited(running - offset);
     }
-    for (int i = 0; i < 2; ++i)
-      show_neighbour(&f[std::size_t(kNearest + i * kNearestSize)], nearest[std::size_t(i)], own);
+    for (std::size_t i = 0; i < 2; ++i) {
+      std::int16_t* g = &f[kNearest + i * kNearestSize];
+      std::fill_n(g, kNearestSize, std::int16_t(0));
+      if (nearest[i] == INT32_MAX) continue;
+      const std::size_t n = std::size_t(nearest[i] % kMostFound);
+      const std::int16_t* traits = &traits_[std::size_t(ids[n]) * std::size_t(stride_)];
+      g[0] = traits[kEnergy];
+      g[1] = limited(traits[kA] - unit_);
+      g[2] = limited(traits[kC] - unit_);
+      g[3] = traits[kBeta];
+      g[4] = traits[kTraits + 1];
+      g[5] = std::int16_t(dx[n] * 16);
+      g[6] = std::int16_t(dy[n] * 16);
+    }
     for (int c = 0; c < channels_; ++c) {
       const int running = running_[std::size_t(kTraits + c)] >> 4;
       const std::int32_t* sums = &sums_[std::size_t(kTraits + 2 * c)];
@@ -191,7 +218,7 @@ class Context {
   void add(const std::int32_t* row, int k, int bits_x, int bits_y) {
     Place& place = places_[std::size_t(decoded_)];
     place = {sixteenths(row[0], bits_x), sixteenths(row[1], bits_y)};
-    seen_from_[std::size_t(decoded_++)] = {place.x >> square_, place.y >> square_};
+    see(slots_[std::size_t(decoded_++)], place);
     const std::size_t first = traits_.size();
     traits_.resize(first + std::size_t(stride_), 0);
     std::int16_t* traits = &traits_[first];
@@ -214,13 +241,15 @@ class Context {
  private:
   static constexpr int kFineness = 16;
   static constexpr int kWeights = 1024;
+  static constexpr int kWeightsInReach = 2 * (3 * kFineness) * (3 * kFineness) / 4;
   static constexpr int kSquaresPerSplat = 3;  // at most
   static constexpr int kPrior = 128;          // weight of the running means
   static constexpr int kMostInRow = 24;       // bounds the work, and the sums: 5 * 24 * 2048 * 64 * 128 < 2^31
-  static constexpr int kBlock = 8;            // traits are summed in blocks
+  static constexpr int kBlock = 8;            // of vectors
+  static constexpr int kMostFound = 5 * kMostInRow + kBlock;
 
   struct Place {
-    std::int32_t x, y;  // 1 / kFineness of a cell; of a square in seen_from_
+    std::int32_t x, y;  // 1 / kFineness of a cell
   };
 
   std::int64_t squares(int cells) const { return ((cells - 1) >> square_) + 1; }
@@ -231,11 +260,35 @@ class Context {
     return bits >= 4 ? x >> (bits - 4) : (x << (4 - bits)) + (8 >> bits);
   }
 
-  static constexpr int kMostKnown = 5 * kMostInRow + 1;
+  void see(std::int32_t slot, const Place& p) {
+    x_[std::size_t(slot)] = p.x >> square_;
+    y_[std::size_t(slot)] = p.y >> square_;
+  }
+
+  using Differences = std::array<std::int16_t, kMostFound>;
+  static void add_tensor(int found, const Differences& dx, const Differences& dy, const Differences& w,
+                         std::array<std::int32_t, 3>& sums) {
+#if defined(__SSE2__)
+    __m128i xx = _mm_setzero_si128(), yy = xx, xy = xx;
+    for (std::size_t i = 0; i < std::size_t(found); i += kBlock) {
+      const __m128i x = load(&dx[i]), y = load(&dy[i]), weight = load(&w[i]);
+      xx = _mm_add_epi32(xx, _mm_madd_epi16(_mm_mullo_epi16(x, x), weight));
+      yy = _mm_add_epi32(yy, _mm_madd_epi16(_mm_mullo_epi16(y, y), weight));
+      xy = _mm_add_epi32(xy, _mm_madd_epi16(_mm_mullo_epi16(x, y), weight));
+    }
+    sums = {sum(xx), sum(yy), sum(xy)};
+#else
+    for (std::size_t i = 0; i < std::size_t(found); ++i) {
+      sums[0] += dx[i] * dx[i] * w[i];
+      sums[1] += dy[i] * dy[i] * w[i];
+      sums[2] += dx[i] * dy[i] * w[i];
+    }
+#endif
+  }
 
   // Sums of weight times trait, for all traits. There is room for one more splat than `count`.
-  void sum_traits(int count, std::array<std::int32_t, kMostKnown>& known,
-                  std::array<std::int16_t, kMostKnown>& known_weight) {
+  void sum_traits(int count, std::array<std::int32_t, kMostFound>& known,
+                  std::array<std::int16_t, kMostFound>& known_weight) {
     if (count % 2 == 1) known[std::size_t(count)] = known[0], known_weight[std::size_t(count)] = 0;
     for (int s = 0; s < stride_; s += kBlock) {
 #if defined(__SSE2__)  // one instruction for eight products and four sums
@@ -259,35 +312,26 @@ class Context {
     }
   }
 #if defined(__SSE2__)
+  static __m128i load(const std::int16_t* values) { return _mm_loadu_si128(reinterpret_cast<const __m128i*>(values)); }
+  static int sum(__m128i x) {
+    x = _mm_add_epi32(x, _mm_shuffle_epi32(x, _MM_SHUFFLE(1, 0, 3, 2)));
+    return _mm_cvtsi128_si32(_mm_add_epi32(x, _mm_shuffle_epi32(x, _MM_SHUFFLE(2, 3, 0, 1))));
+  }
   __m128i block(int splat, int first) const {
-    __m128i traits;
-    std::memcpy(&traits, &traits_[std::size_t(splat) * std::size_t(stride_) + std::size_t(first)], sizeof traits);
-    return traits;
+    return load(&traits_[std::size_t(splat) * std::size_t(stride_) + std::size_t(first)]);
   }
 #endif
 
-  void show_neighbour(std::int16_t* g, int j, const Place& own) const {
-    std::fill_n(g, kNearestSize, std::int16_t(0));
-    if (j < 0) return;
-    const std::int16_t* traits = &traits_[std::size_t(j) * std::size_t(stride_)];
-    const Place& p = seen_from_[std::size_t(j)];
-    g[0] = traits[kEnergy];
-    g[1] = limited(traits[kA] - unit_);
-    g[2] = limited(traits[kC] - unit_);
-    g[3] = traits[kBeta];
-    g[4] = traits[kTraits + 1];
-    g[5] = std::int16_t((p.x - own.x) * 16);
-    g[6] = std::int16_t((p.y - own.y) * 16);
-  }
-
   const Steps& steps_;
   int columns_, rows_, cell_exponent_, channels_, stride_;
-  std::array<std::int16_t, kWeights> weight_;
+  std::array<std::int16_t, kWeightsInReach> weight_;  // by a fourth of the squared distance
   int packet_ = 0, seen_ = 0, decoded_ = 0;
   int square_ = 0, across_ = 1, down_ = 1;  // squares have 2^square_ cells on a side
   int unit_ = 0;
-  std::vector<Place> places_, seen_from_;   // of all known splats; of those not decoded, the centres of their cells
-  std::vector<std::int32_t> starts_, ids_;  // splats by square
+  std::vector<Place> places_;  // of all known splats; of those not decoded, the centres of their cells
+  // By square: where each begins, then splats and their places in 1 / kFineness of a square.
+  std::vector<std::int32_t> starts_, ids_, x_, y_;
+  std::vector<std::int32_t> slots_;  // of a splat in those
   std::vector<std::int16_t> traits_;
   std::vector<std::int32_t> running_;  // 1 / 4096
   std::vector<std::int32_t> sums_;

@@ -43,42 +43,94 @@ class Networks {
     std::size_t w = 0, unit = 0;
     for (Network& n : networks_) {
       for (std::size_t i = 0; i < kHidden + kOutputs; ++i, ++unit) {
-        if (i < kHidden)
-          for (std::int16_t& weight : n.hidden[i]) weight = std::int8_t(weights[w++]);
-        else
-          for (std::int16_t& weight : n.output[i - kHidden]) weight = std::int8_t(weights[w++]);
         std::uint32_t bias = 0;
         for (std::size_t byte = 4; byte-- > 0;) bias = bias << 8 | biases[4 * unit + byte];
-        n.bias[i] = std::int32_t(bias);
-        n.shift[i] = shifts[unit];
+        if (i < kHidden) {
+          // Scaled, so that the shift is the same for all units.
+          const int scale = 1 << (kHiddenShift - shifts[unit]);
+          for (std::size_t j = 0; j < kFeatures; ++j)
+            n.hidden[j / 2][i][j % 2] = std::int16_t(std::int8_t(weights[w++]) * scale);
+          n.bias[i] = std::int32_t(bias) * scale;
+        } else {
+          for (std::int16_t& weight : n.output[i - kHidden]) weight = std::int8_t(weights[w++]);
+          n.output_bias[i - kHidden] = std::int32_t(bias);
+          n.output_shift[i - kHidden] = shifts[unit];
+        }
       }
     }
   }
 
-  Forecast operator()(int symbol, const Features& f) const {
+  // Sums of the hidden units, as far as the features before kOwn go.
+  using Sums = std::array<std::int32_t, kHidden>;
+  void look(int symbol, const Features& f, Sums& sums) const {
     const Network& n = networks_[std::size_t(symbol)];
-    std::array<std::int32_t, kHidden> hidden;
-    for (std::size_t i = 0; i < kHidden; ++i) {
-      std::int32_t sum = n.bias[i];
-      for (std::size_t j = 0; j < kFeatures; ++j) sum += std::int32_t(n.hidden[i][j]) * f[j];
-      hidden[i] = std::clamp(sum >> n.shift[i], 0, 32767);
+    sums = n.bias;
+    add<0, kOwn / 2>(n, f, sums);
+  }
+
+  Forecast operator()(int symbol, const Features& f, Sums sums) const {
+    const Network& n = networks_[std::size_t(symbol)];
+    add<kOwn / 2, kFeatures / 2>(n, f, sums);
+    std::array<std::int32_t, kOutputs> output = n.output_bias;
+#if defined(__SSE2__)
+    __m128i part[kHidden / 8][2];
+    std::memcpy(&part, &sums, sizeof sums);
+    __m128i low = _mm_setzero_si128(), high = low;
+    for (std::size_t i = 0; i < kHidden / 8; ++i) {
+      const __m128i hidden = _mm_max_epi16(  // packing clamps at 32767
+          _mm_packs_epi32(_mm_srai_epi32(part[i][0], kHiddenShift), _mm_srai_epi32(part[i][1], kHiddenShift)),
+          _mm_setzero_si128());
+      low = _mm_add_epi32(low, _mm_madd_epi16(hidden, load(&n.output[0][8 * i])));
+      high = _mm_add_epi32(high, _mm_madd_epi16(hidden, load(&n.output[1][8 * i])));
     }
-    std::array<std::int32_t, kOutputs> output;
-    for (std::size_t i = 0; i < kOutputs; ++i) {
-      std::int32_t sum = n.bias[kHidden + i];
-      for (std::size_t j = 0; j < kHidden; ++j) sum += std::int32_t(n.output[i][j]) * hidden[j];
-      output[i] = sum >> n.shift[kHidden + i];
+    __m128i sum = _mm_add_epi32(_mm_unpacklo_epi32(low, high), _mm_unpackhi_epi32(low, high));
+    sum = _mm_add_epi32(sum, _mm_unpackhi_epi64(sum, sum));
+    output[0] += _mm_cvtsi128_si32(sum);
+    output[1] += _mm_cvtsi128_si32(_mm_shuffle_epi32(sum, 1));
+#else
+    for (std::size_t j = 0; j < kHidden; ++j) {
+      const std::int32_t hidden = std::clamp(sums[j] >> kHiddenShift, 0, 32767);
+      for (std::size_t i = 0; i < kOutputs; ++i) output[i] += n.output[i][j] * hidden;
     }
-    return {output[0], output[1]};
+#endif
+    return {output[0] >> n.output_shift[0], output[1] >> n.output_shift[1]};
   }
 
  private:
+  static constexpr int kHiddenShift = 8;  // the greatest of the hidden units
+
   struct Network {
-    std::array<std::array<std::int16_t, kFeatures>, kHidden> hidden;
-    std::array<std::array<std::int16_t, kHidden>, kOutputs> output;
-    std::array<std::int32_t, kHidden + kOutputs> bias;
-    std::array<int, kHidden + kOutputs> shift;
+    alignas(64) std::array<std::array<std::array<std::int16_t, 2>, kHidden>, kFeatures / 2> hidden;
+    Sums bias;
+    alignas(16) std::array<std::array<std::int16_t, kHidden>, kOutputs> output;
+    std::array<std::int32_t, kOutputs> output_bias;
+    std::array<int, kOutputs> output_shift;
   };
+
+#if defined(__SSE2__)
+  static __m128i load(const void* weights) { return _mm_load_si128(static_cast<const __m128i*>(weights)); }
+#endif
+  // Adds the products of the pairs of features first..last - 1.
+  template <int First, int Last> static void add(const Network& n, const Features& f, Sums& sums) {
+#if defined(__SSE2__)  // one instruction for eight products and four sums
+    __m128i sum[kHidden / 4];
+    std::memcpy(&sum, &sums, sizeof sums);
+    for (std::size_t p = First; p < Last; ++p) {
+      std::int32_t both;
+      std::memcpy(&both, &f[2 * p], sizeof both);
+      const __m128i pair = _mm_set1_epi32(both);
+      for (std::size_t i = 0; i < kHidden / 4; ++i) {
+        sum[i] = _mm_add_epi32(sum[i], _mm_madd_epi16(load(&n.hidden[p][4 * i]), pair));
+      }
+    }
+    std::memcpy(&sums, &sum, sizeof sums);
+#else
+    for (std::size_t p = First; p < Last; ++p)
+      for (std::size_t i = 0; i < kHidden; ++i)
+        sums[i] += std::int32_t(n.hidden[p][i][0]) * f[2 * p] + std::int32_t(n.hidden[p][i][1]) * f[2 * p + 1];
+#endif
+  }
+
   std::array<Network, kSymbols> networks_{};
 };
 

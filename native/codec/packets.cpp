@@ -67,6 +67,8 @@ class Models {
     for (std::size_t i = 0; i < cells.size(); ++i) {
       std::int32_t* r = row(i);
       context_.look(features_);
+      for (int symbol = 0; symbol < kSymbols; ++symbol)
+        kTables.networks.look(symbol, features_, sums_[std::size_t(symbol)]);
       const int k = kSteps.energy_class(code_color(coder, r + kGeometry));
       account.add(kColor);
       code_shape(coder, r, k);
@@ -99,9 +101,10 @@ class Models {
       if (j > 2) {
         context_.show_color(features_, 1, j - 1);
         context_.show_color(features_, 2, j);
+        kTables.networks.look(kV2, features_, sums_[kV2]);
       }
       const int symbol = kV0 + std::min(j, 2);
-      const Forecast forecast = kTables.networks(symbol, features_);
+      const Forecast forecast = kTables.networks(symbol, features_, sums_[std::size_t(symbol)]);
       const int scale = scale_class(forecast.scale);
       const int sign = std::clamp(forecast.place, -kMostLogit, kMostLogit);
       const int sign_class = std::clamp((sign + 256) >> 6, 0, kSigns - 1);
@@ -139,7 +142,7 @@ class Models {
   template <class Coder>
   std::int32_t code_parameter(Coder& coder, int symbol, std::int32_t index, std::int64_t most, std::int64_t step,
                               int k) {
-    const Forecast forecast = kTables.networks(symbol, features_);
+    const Forecast forecast = kTables.networks(symbol, features_, sums_[std::size_t(symbol)]);
     const bool shear = symbol == kShapeBeta;
     const std::int64_t log2_step =
         std::min<std::int64_t>(0, kSteps.log2_unit[std::size_t(k)] + (shear ? 32768 : 0)) >> 8;
@@ -172,6 +175,7 @@ class Models {
   CellModel cells_;
   Context context_;
   Features features_{};
+  std::array<Networks::Sums, kSymbols> sums_{};
   std::vector<MixedModel> color_;
   std::array<IntegerModel, 3> shape_;
 };
@@ -264,6 +268,7 @@ Decoded decode_packets(std::span<const std::span<const std::uint8_t>> payloads, 
   for (std::size_t p = 0; p < payloads.size(); ++p) {
     std::vector<Cell> cells(std::size_t(counts[p]), Cell{});
     Decoder coder(payloads[p]);
+    result.rows.reserve(result.rows.size() + cells.size() * stride);
     models.code(
         coder, std::span(cells),
         [&](std::size_t) {

@@ -82,27 +82,22 @@ class Decoder {
  public:
   static constexpr bool kDecodes = true;
 
-  explicit Decoder(std::span<const std::uint8_t> bytes) : bytes_(bytes) {
-    for (int i = 0; i < 4; ++i) code_ = code_ << 8 | next();
+  explicit Decoder(std::span<const std::uint8_t> bytes) : bytes_(bytes.begin(), bytes.end()), size_(bytes.size()) {
+    bytes_.resize(size_ + kZeros + 4, 0);
+    code_ = four();
+    at_ = 4;
   }
 
+  // No branches: nobody could predict them.
   int code(int, std::uint32_t p) {
-    const std::uint32_t bound = share(range_, p);
-    const int bit = code_ < bound;
-    if (bit) {
-      range_ = bound;
-    } else {
-      code_ -= bound;
-      range_ -= bound;
-    }
-    while (range_ < kLeastRange) {
-      code_ = code_ << 8 | next();
-      range_ <<= 8;
-    }
-    return bit;
+    const std::uint32_t bound = share(range_, p), above = code_ < bound ? 0 : ~0u;
+    code_ -= bound & above;
+    range_ = bound + ((range_ - 2 * bound) & above);
+    normalize();
+    return int(above + 1);
   }
 
-  // As code() with p = kHalf again and again, but without branches that nobody can predict.
+  // As code() with p = kHalf again and again.
   std::uint32_t code_plain(int bits, std::uint32_t) {
     std::uint32_t result = 0;
     for (int i = 0; i < bits; ++i) {
@@ -110,31 +105,36 @@ class Decoder {
       code_ -= bound & above;
       range_ = bound + (range_ & 1 & above);
       result = result << 1 | (above + 1);
-      if (range_ < kLeastRange) {
-        code_ = code_ << 8 | next();
-        range_ <<= 8;
-      }
+      normalize();
     }
     return result;
   }
 
   void finish() const {
-    if (at_ < bytes_.size()) throw std::invalid_argument("a packet has bytes after its last splat");
+    if (at_ < size_) throw std::invalid_argument("a packet has bytes after its last splat");
   }
 
   // Bits used so far, whole and parts.
   double position() const { return 8.0 * double(at_) - std::log2(float(range_)); }
 
  private:
-  // Four zeros may follow the last byte: the look-ahead of a range of 32 bits.
-  std::uint32_t next() {
-    if (at_ >= bytes_.size() + 4) throw std::invalid_argument("a packet ends within a splat");
-    const std::uint32_t byte = at_ < bytes_.size() ? bytes_[at_] : 0;
-    ++at_;
-    return byte;
+  static constexpr std::size_t kZeros = 4;  // may follow the last byte: the look-ahead of a range of 32 bits
+
+  // The range is at least 2^13: it lacks two bytes at most.
+  void normalize() {
+    const int bytes = (range_ < kLeastRange) + (range_ < kLeastRange >> 8);
+    code_ = std::uint32_t((std::uint64_t(code_) << 32 | four()) >> (32 - 8 * bytes));
+    range_ <<= 8 * bytes;
+    at_ += std::size_t(bytes);
+    if (at_ > size_ + kZeros) throw std::invalid_argument("a packet ends within a splat");
+  }
+  std::uint32_t four() const {
+    const std::uint8_t* b = &bytes_[at_];
+    return std::uint32_t(b[0]) << 24 | std::uint32_t(b[1]) << 16 | std::uint32_t(b[2]) << 8 | b[3];
   }
 
-  std::span<const std::uint8_t> bytes_;
+  std::vector<std::uint8_t> bytes_;
+  std::size_t size_;  // without the zeros
   std::size_t at_ = 0;
   std::uint32_t code_ = 0;
   std::uint32_t range_ = 0xFFFFFFFF;
