@@ -133,12 +133,29 @@ template <class T, class F> void fill_planes(Planes<T> planes, int threads, F va
   });
 }
 
+// Pixels of a row, one channel after another -> interleaved.
+template <class T, int C> void interleave(const T* row, std::ptrdiff_t channel, int pixels, int channels, T* out) {
+  for (int x = 0; x < pixels; ++x)
+    for (int c = 0; c < (C ? C : channels); ++c) out[std::ptrdiff_t(x) * (C ? C : channels) + c] = row[c * channel + x];
+}
+template <class T> auto interleave_for(int channels) {
+  switch (channels) {
+    case 1:
+      return interleave<T, 1>;
+    case 3:
+      return interleave<T, 3>;
+    case 4:
+      return interleave<T, 4>;
+    default:
+      return interleave<T, 0>;
+  }
+}
+
 template <class T> void from_planes(Planes<const T> planes, int threads, T* image) {
   const std::ptrdiff_t stride = std::ptrdiff_t(planes.width) * planes.channels;
   parallel_for(threads, planes.height, [&](std::ptrdiff_t y) {
-    for (int c = 0; c < planes.channels; ++c)
-      for (int x = 0; x < planes.width; ++x)
-        image[y * stride + std::ptrdiff_t(x) * planes.channels + c] = planes.at(int(y), c)[x];
+    interleave_for<T>(planes.channels)(planes.at(int(y), 0), planes.channel, planes.width, planes.channels,
+                                       image + y * stride);
   });
 }
 
@@ -221,15 +238,27 @@ template <class T>
 void render(SplatArrays<T> arrays, const T* background, int width, int height, T cutoff, int threads, T* image) {
   threads = team_size(threads);
   Table<T> table = to_table(arrays);
-  Picture<T> picture(width, height, arrays.channels);
-  fill_planes(picture.planes(), threads, [&](int, int c, int) { return background[c]; });
+  const int channels = arrays.channels;
+  const auto to_pixels = interleave_for<T>(channels);
   Binned<T> binned(width, height, cutoff);
   Deck tiles;
   parallel(threads, [&](Team& team, int thread) {
     binned.bin(team, thread, table.view(), table.count());
-    tiles.deal(binned.grid.count(), [&](std::ptrdiff_t tile) { binned.render(table.view(), picture.planes(), tile); });
+    Picture<T> scratch;  // a tile, so that the picture is written once
+    tiles.deal(binned.grid.count(), [&](std::ptrdiff_t tile) {
+      if (!scratch.planes().data)
+        scratch = Picture<T>(std::min(width, kTileWidth), std::min(height, kTileHeight), channels);
+      const Tile area = binned.grid.tile(tile);
+      Planes<T> planes = scratch.planes();
+      for (int y = 0; y < planes.height; ++y)
+        for (int c = 0; c < channels; ++c) std::fill_n(planes.at(y, c), planes.channel, background[c]);
+      planes.data -= area.y0 * planes.row + area.x0;
+      binned.render(table.view(), planes, tile);
+      for (int y = area.y0; y < area.y1; ++y)
+        to_pixels(planes.at(y, 0) + area.x0, planes.channel, area.x1 - area.x0, channels,
+                  image + (std::ptrdiff_t(y) * width + area.x0) * channels);
+    });
   });
-  from_planes(picture.view(), threads, image);
 }
 
 template <class T>

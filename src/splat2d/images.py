@@ -36,7 +36,8 @@ SUFFIXES = (*_ENCODERS, *_ARRAY_SUFFIXES, *_HDR_SUFFIXES)  # what save_image wri
 
 _WITHOUT_ALPHA = ("JPEG", "BMP", "GIF")  # GIF knows alpha 0 and 1 only, BMP is read without it by most programs
 
-_STRIP = 256  # rows rounded at once, so that the float copies of a large picture stay small
+_STRIP = 256  # rows that lose their alpha at once, so that the float copies of a large picture stay small
+_ROUNDED = 64  # rows rounded at once, so that they stay in a cache
 
 _ORIENTATION = 0x0112  # the EXIF tag
 
@@ -392,5 +393,11 @@ def levels_of(image: NDArray[np.float32], on_white: bool = False) -> NDArray[np.
             with np.errstate(over="ignore"):  # an alpha near 0 under a colour that is not: clamped below
                 straight = np.divide(colour, alpha, out=np.zeros_like(colour), where=alpha > 0)
             image = np.concatenate((straight, alpha), axis=2)
-    # Clamped first, so that huge values do not overflow; rounded half up, as a cast to integers cuts.
-    return (image.clip(0, 1) * np.float32(255) + np.float32(0.5)).astype(np.uint8)
+    levels = np.empty(image.shape, np.uint8)
+    for top in range(0, len(image), _ROUNDED):
+        # Clamped first, so that huge values do not overflow; rounded half up, as a cast to integers cuts.
+        values = image[top : top + _ROUNDED].clip(0, 1)
+        values *= np.float32(255)
+        values += np.float32(0.5)
+        levels[top : top + _ROUNDED] = values.astype(np.uint8)
+    return levels
