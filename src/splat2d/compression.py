@@ -72,7 +72,7 @@ NEARLY = 0.999  # of a size is enough, where the weakest splats are dropped
 FIRST_INDEX, LAST_INDEX, MIDDLE_INDEX = 0, 200, 96
 
 # Of the vector profile. All records are equally precise, so that a strong splat is rounded by more than a weak one:
-# freezing begins with the strongest, and the others make up for it. Noise in training brings nothing there.
+# freezing begins with the strongest, and the others make up for it. Noise in training costs more there than it brings.
 VECTOR_RELOCATED = 0.05  # share of the splats that move each time
 VECTOR_STAGES = 2  # of freezing, for each of the other profile
 
