@@ -35,6 +35,7 @@ STEPS_LOG = np.maximum(1, np.round(ONE * np.minimum(1, _UNITS))).astype(np.int64
 STEPS_SHEAR = np.maximum(1, np.round(ONE * np.minimum(1, np.sqrt(2) * _UNITS))).astype(np.int64)
 LOG2_UNITS = np.round(ONE * np.log2(_UNITS)).astype(np.int64)
 LOG2_E = 94548  # in 1 / ONE
+_FRACTIONS = 2.0 ** -np.arange(MOST_BITS + 1)  # of a cell
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +90,8 @@ def quality_index_of(step: float) -> int:
 
 def energy_class(v: NDArray[np.integer]) -> NDArray[np.int64]:
     """Class of splats from their indices of v, int [N, C]. [N]"""
-    squares = (v.astype(np.int64) ** 2).sum(1)
+    wide = v.astype(np.int64)
+    squares = np.einsum("ij,ij->i", wide, wide)
     found: NDArray[np.int64] = np.searchsorted(THRESHOLDS, squares, side="right")
     return found
 
@@ -174,10 +176,11 @@ def dequantize(quantized: Quantized, background: Floats) -> Splats:
     fixed_a, fixed_c = indices[:, 2] * STEPS_LOG[k], indices[:, 4] * STEPS_LOG[k]
     a, c = fixed_a / ONE, fixed_c / ONE
     beta = indices[:, 3] * STEPS_SHEAR[k] / ONE
+    cell = 2.0**lattice.cell_exponent
     means = []
     for index, fixed in ((indices[:, 0], fixed_a), (indices[:, 1], fixed_c)):
-        step = 2.0 ** (lattice.cell_exponent - position_bits(fixed, k, lattice.cell_exponent))
-        means.append((index + 0.5) * step - lattice.margin * 2.0**lattice.cell_exponent)
+        step = cell * _FRACTIONS[position_bits(fixed, k, lattice.cell_exponent)]
+        means.append((index + 0.5) * step - lattice.margin * cell)
     scaled = v * step_of(quantized.quality_index)
     colors = np.exp(-(a + c) / 2)[:, None] * (scaled @ transform(v.shape[1]))
     return Splats(
