@@ -20,7 +20,7 @@ import pytest
 from skimage.data import astronaut
 
 import splat2d
-from splat2d import cli, compression, files, fitting, rendering
+from splat2d import cli, codec, compression, files, fitting, rendering
 from splat2d.cli import main
 from splat2d.compression import Schedule
 
@@ -161,6 +161,37 @@ def test_budgets_of_a_file(photo: Path, capsys: pytest.CaptureFixture[str], shor
     assert photo.with_name("usual.s2d").read_bytes() == photo.with_name("fifty.s2d").read_bytes()
     compressed("other.s2d", "--loss", "l1")
     assert photo.with_name("usual.s2d").read_bytes() != photo.with_name("other.s2d").read_bytes()
+
+
+def test_vector_profile(photo: Path, capsys: pytest.CaptureFixture[str], short: Schedule) -> None:
+    small, exact = photo.with_suffix(".s2d"), photo.with_suffix(".npz")
+    fit = run_json(capsys, "fit", photo, "--profile", "vector", "--bytes", 700, "-o", small, "-o", exact)
+    assert 650 < fit["bytes"] == small.stat().st_size <= 700
+    assert run_json(capsys, "compare", photo, small)["psnr"] == pytest.approx(fit["psnr"], abs=1e-6)
+
+    coding = run_json(capsys, "info", small)["coding"]
+    assert (coding["profile"], coding["profile_name"], coding["quality"], coding["cell"]) == (2, "vector", None, None)
+    assert coding["tile"] == codec.container.unpack(small.read_bytes()).header.margin
+    assert sum(coding["bits"].values()) == 8 * fit["bytes"]
+    assert main(["info", str(small)]) == 0
+    text = capsys.readouterr().out
+    assert f"profile 2 (vector), sRGB values\ntiles       {coding['tile']}x{coding['tile']} pixels\n" in text
+    assert "quality" not in text and "refinement" not in text
+
+    again, finer = photo.with_name("again.s2d"), photo.with_name("finer.s2d")
+    encoded = run_json(capsys, "encode", exact, "--profile", "vector", "-o", again)
+    assert (encoded["profile"], encoded["quality"], encoded["left_out"]) == ("vector", None, 0)
+    assert again.read_bytes() == small.read_bytes()
+    assert main(["encode", str(exact), "--profile", "vector", "-o", str(again)]) == 0
+    assert "quality" not in (text := capsys.readouterr().out) and "vector" in text
+    scalar = run_json(capsys, "encode", small, "--quality", 70, "-o", finer)
+    assert (scalar["profile"], scalar["quality"]) == ("scalar", pytest.approx(70, abs=0.5))
+
+
+def test_number_of_splats_in_the_vector_profile(photo: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fit = run_json(capsys, "fit", photo, *FAST, "--profile", "vector")
+    assert 50 < fit["splats"] <= 60
+    assert run_json(capsys, "info", photo.with_suffix(".s2d"))["coding"]["profile_name"] == "vector"
 
 
 def test_all_outputs_of_a_compression_show_the_same(
@@ -367,7 +398,9 @@ BAD: dict[str, tuple[Make, str]] = {
     "bytes without .s2d": (_options("--bytes", "500", "-o", "{folder}/a.npz"), "--bytes is a budget of .s2d files"),
     "bpp without .s2d": (_options("--bpp", "0.3", "-o", "{folder}/a.png"), "--bpp is a budget of .s2d files"),
     "quality without .s2d": (_options("--quality", "9", "-o", "{folder}/a.png"), "--quality is a budget of .s2d files"),
+    "profile without .s2d": (_options("--profile", "vector", "-o", "{folder}/a.npz"), "--profile vector is one"),
     "too few bytes": (_options("--bytes", "12"), "takes at least"),
+    "too few bytes for records": (_options("--bytes", "12", "--profile", "vector"), "takes at least"),
     "too few bits": (_options("--bpp", "0.0001"), "takes at least"),
     "no bits": (_options("--bpp", "0"), "bpp: must be a finite number above 0"),
     "bits without end": (_options("--bpp", "inf"), "bpp: must be a finite number above 0"),
@@ -427,6 +460,10 @@ BAD: dict[str, tuple[Make, str]] = {
     "encode to another suffix": (_s2d("encode", "-o", "{folder}/a.npz"), "encode writes .s2d"),
     "encode over its input": (_s2d("encode"), "never overwritten"),
     "encode without quality": (_s2d("encode", "-o", "{folder}/b.s2d", "--quality", "101"), "quality must be 0 to 100"),
+    "quality of one precision": (
+        _s2d("encode", "-o", "{folder}/b.s2d", "--quality", "50", "--profile", "vector"),
+        "--quality does not go with --profile vector",
+    ),
     "encode a picture": (lambda f: ["encode", str(f / "photo.png"), "-o", str(f / "a.s2d")], "splats have no format"),
     "demo in a file": (lambda folder: ["demo", "-o", str(folder / "photo.png")], "photo.png"),
     "bench without splats": (lambda folder: ["bench", str(folder / "photo.png"), "--splats", "0"], "splats"),
@@ -610,9 +647,11 @@ def on_terminal(arguments: list[str], until: bytes | None, environment: dict[str
 
 @pytest.mark.parametrize("budget", [["--bytes", "700"], ["--bpp", "0.25"], ["--quality", "30"], ["--psnr", "22"], []])
 @pytest.mark.parametrize("phase", ["fitting", "training", "rounding"])
+@pytest.mark.parametrize("profile", ["scalar", "vector"])
 def test_interrupt_of_a_compression_writes_a_file_within_the_budget(
     budget: list[str],
     phase: str,
+    profile: str,
     photo: Path,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
@@ -629,7 +668,8 @@ def test_interrupt_of_a_compression_writes_a_file_within_the_budget(
 
     monkeypatch.setattr(compression, "compress_steps", stopped)
     small, shown = photo.with_suffix(".s2d"), photo.with_name("shown.png")
-    assert main(["fit", str(photo), *budget, "-o", str(small), "-o", str(shown), "--json"]) == 130
+    options = [*budget, "--profile", profile]
+    assert main(["fit", str(photo), *options, "-o", str(small), "-o", str(shown), "--json"]) == 130
     out, err = capsys.readouterr()
     report = json.loads(out)
     assert report["interrupted"] is True and report["bytes"] == small.stat().st_size
@@ -639,6 +679,7 @@ def test_interrupt_of_a_compression_writes_a_file_within_the_budget(
     limit = {"--bytes": 700, "--bpp": 240}.get(budget[0]) if budget else None
     assert limit is None or 0.8 * limit < report["bytes"] <= limit
     assert len(splat2d.load(small)) == report["splats"] > 0
+    assert codec.container.unpack(small.read_bytes()).header.profile == {"scalar": 1, "vector": 2}[profile]
     assert run_json(capsys, "compare", photo, small)["psnr"] == pytest.approx(report["psnr"], abs=1e-6)
     image = splat2d.load_image(photo)
     assert report["psnr"] > splat2d.psnr(np.broadcast_to(image.mean((0, 1)), image.shape), image) + 1

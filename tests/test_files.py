@@ -8,6 +8,7 @@ from test_codec_api import scattered
 
 import splat2d
 from splat2d import codec
+from splat2d.codec import vector
 from splat2d.files import encode_within
 
 
@@ -38,3 +39,23 @@ def test_the_weakest_splats_are_left_out_where_all_are_too_many(share: float) ->
 def test_less_than_a_header_gives_the_header() -> None:
     data = encode_within(scattered(20), 1)
     assert len(splat2d.decode(data)) == 0
+
+
+@pytest.mark.parametrize("share", [0.3, 0.8])
+def test_records_that_are_too_many_lose_the_weakest(share: float) -> None:
+    splats = scattered(200)
+    complete = splat2d.encode(splats, profile="vector")
+    assert encode_within(splats, len(complete), "vector") == complete
+    size = round(share * len(complete))
+    data = encode_within(splats, size, "vector")
+    assert 0.9 * size < len(data) <= size
+    kept, all_of_them = (np.sort(records_energies(bytes_))[::-1] for bytes_ in (data, complete))
+    assert 0 < len(kept) < len(all_of_them)
+    assert kept.sum() >= 0.9 * all_of_them[: len(kept)].sum()
+    assert len(splat2d.decode(encode_within(splats, 1, "vector"))) == 0
+
+
+def records_energies(data: bytes) -> np.ndarray:
+    records = codec.read(data).quantized
+    assert isinstance(records, vector.Records)
+    return vector.energies(records)

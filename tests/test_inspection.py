@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 import splat2d
-from splat2d import files
-from splat2d.inspection import PictureInfo, SplatsInfo, compare, describe
+from splat2d import codec, files
+from splat2d.inspection import PictureInfo, SplatsInfo, compare, describe, describe_coding
 
 
 def test_axes_of_a_rotated_splat() -> None:
@@ -35,6 +35,24 @@ def test_no_splats_at_all() -> None:
     info = describe(splat2d.Splats(np.zeros((0, 2)), np.zeros((0, 3)), np.zeros((0, 3)), 8, 6, [0, 0, 0]))
     assert isinstance(info, SplatsInfo)
     assert info.splats == 0 and info.long_axis == [] and info.amplitude == []
+
+
+def test_what_a_profile_does_not_have_is_none() -> None:
+    splats = splat2d.Splats([[4, 3]], [[1, 0, 1]], [[1]], 8, 6, [0])
+    data = splat2d.encode(splats, quality=50)
+    scalar = describe_coding(codec.read(data), len(data))
+    assert (scalar.profile, scalar.profile_name, scalar.quality, scalar.tile) == (1, "scalar", 50, None)
+    assert [*scalar.bits] == ["positions", "refinement", "shape", "colour", "metadata", "overhead"]
+    assert scalar.cell is not None and scalar.margin is not None
+
+    data = splat2d.encode(splats, profile="vector")
+    contents = codec.read(data)
+    vector = describe_coding(contents, len(data))
+    assert (vector.profile, vector.profile_name, vector.tile) == (2, "vector", contents.container.header.margin)
+    assert (vector.quality, vector.quality_index, vector.cell, vector.margin) == (None, None, None, None)
+    assert [*vector.bits] == ["tables", "positions", "shape", "colour", "metadata", "overhead"]
+    assert sum(vector.bits.values()) == 8 * len(data)
+    assert (vector.bits["positions"], vector.bits["shape"], vector.bits["colour"]) == (16, 18, 6)  # and no bit is spare
 
 
 def test_a_picture() -> None:

@@ -20,7 +20,7 @@ from tyro.conf import FlagCreatePairsOff, Positional, UseAppendAction, arg
 from tyro.extras import subcommand_cli_from_dict
 
 from splat2d import __version__
-from splat2d.config import CompressConfig, Device, FitConfig, Loss, Preset
+from splat2d.config import CompressConfig, Device, FitConfig, Loss, Preset, Profile
 from splat2d.errors import InputError
 
 if TYPE_CHECKING:
@@ -76,6 +76,8 @@ class Fit:
     """Budget: as little as it takes to come this close to the picture, in dB. A .s2d file is judged as decoded."""
     splats: Count = None
     """Budget: this many splats. A .s2d file of them was not trained for: --bytes or --quality give smaller ones."""
+    profile: Profile = "scalar"
+    """What the .s2d file is made of. vector: records of one size, larger, which a GPU reads without decoding."""
     preset: Preset = "balanced"
     """How much time to spend."""
     steps: Count = None
@@ -124,9 +126,11 @@ class Encode:
     quality: Annotated[float | None, arg(metavar="Q", help_behavior_hint="")] = None
     """0 (coarse, small) to 100 (fine). Unless given, it follows from the splats: those of a .s2d file keep theirs,
     others lose some tenths of a dB."""
+    profile: Profile = "scalar"
+    """vector: records of one size and one precision, larger, which a GPU reads without decoding."""
     json: Json = False
-    """Print one JSON object instead of text: splats, left_out (too faint to count), width, height, quality, bytes and
-    bpp (bits per pixel), output, next (a command to try)."""
+    """Print one JSON object instead of text: splats, left_out (too faint to count), width, height, profile, quality
+    (null in profile vector), bytes and bpp (bits per pixel), output, next (a command to try)."""
 
 
 @dataclass(frozen=True)
@@ -154,9 +158,10 @@ class Info:
     """Print one JSON object instead of text: kind (splats or picture), width, height, channels, bytes, bpp (bits per
     pixel); for splats also splats, background, long_axis and short_axis (standard deviations in pixels: minimum,
     quartiles, maximum), amplitude (smallest, largest), outside (splats centred off the canvas); for .s2d also coding:
-    version, profile, color_space, quality, quality_index, cell (pixels), margin (cells), bits (of positions,
-    refinement, shape, colour, metadata, overhead: they sum to the file), chunks (type, bytes, splats of each), text;
-    for pictures also range (smallest, largest) and mean (of each channel)."""
+    version, profile (number) and profile_name, color_space, quality, quality_index, cell (pixels) and margin (cells)
+    unless profile_name is vector, tile (edge in pixels) if it is, each null otherwise, bits (of positions, refinement,
+    shape, colour, metadata, overhead, or of tables instead of refinement: they sum to the file), chunks (type, bytes,
+    splats of each), text; for pictures also range (smallest, largest) and mean (of each channel)."""
 
 
 @dataclass(frozen=True)
@@ -278,7 +283,7 @@ def _fit(command: Fit) -> int:
 
     splats, data = result.kept.splats, None
     if coded:
-        data = _file_of(result, config)
+        data = _file_of(result, config, command.profile)
     shown = splats if data is None else codec.decode(data)  # judged is what the file shows
     if isinstance(config, CompressConfig):
         splats = shown
@@ -328,6 +333,8 @@ def _fit_config(command: Fit, coded: bool) -> FitConfig | CompressConfig:
         raise InputError(f"two budgets given, --{given[0]} and --{given[1]}; give one")
     if command.bpp is not None and not 0 < command.bpp < float("inf"):
         raise InputError(f"bpp: must be a finite number above 0, got {command.bpp}")
+    if command.profile != "scalar" and not coded:
+        raise InputError(f"--profile {command.profile} is one of .s2d files; write one with -o")
     shared: dict[str, Any] = {
         "psnr": command.psnr,
         "preset": command.preset,
@@ -343,10 +350,10 @@ def _fit_config(command: Fit, coded: bool) -> FitConfig | CompressConfig:
         return FitConfig(splats=command.splats, steps=command.steps, **shared)
     if command.steps is not None:
         raise InputError("--steps goes with --splats or without a .s2d file; give --preset instead")
-    return CompressConfig(bytes=command.bytes, quality=command.quality, **shared)
+    return CompressConfig(bytes=command.bytes, quality=command.quality, profile=command.profile, **shared)
 
 
-def _file_of(result: _Followed, config: FitConfig | CompressConfig) -> bytes:
+def _file_of(result: _Followed, config: FitConfig | CompressConfig, profile: Profile) -> bytes:
     """The .s2d file of a fit; if it has come to none, its splats rounded all at once."""
     from splat2d import codec
     from splat2d.compression import QUALITY
@@ -358,9 +365,11 @@ def _file_of(result: _Followed, config: FitConfig | CompressConfig) -> bytes:
     if isinstance(config, CompressConfig):
         _say(ROUNDED)
     if isinstance(config, FitConfig) or config.psnr is not None:
-        return codec.encode(splats)
+        return codec.encode(splats, profile=profile)
     if config.bytes is not None:
-        return encode_within(splats, config.bytes)
+        return encode_within(splats, config.bytes, profile)
+    if profile == "vector":
+        return codec.encode(splats, profile=profile)  # where quality decides nothing but the number of splats
     return codec.encode(splats, quality=QUALITY if config.quality is None else config.quality)
 
 
@@ -401,6 +410,8 @@ def _encode(command: Encode) -> int:
     from splat2d import codec, storage
     from splat2d.files import CODED, check_outputs, default_output
 
+    if command.profile == "vector" and command.quality is not None:
+        raise InputError("--quality does not go with --profile vector, whose splats are of one precision; leave it out")
     output = command.output or default_output(command.file, CODED)
     if output.suffix.lower() != CODED:
         raise InputError(f"{output}: encode writes {CODED}; to write something else use decode or render")
@@ -410,16 +421,18 @@ def _encode(command: Encode) -> int:
         splats, metadata = contents.splats, contents.container.metadata
     else:
         splats, metadata = storage.load(command.file), None
-    data = codec.encode(splats, quality=command.quality, metadata=metadata)
+    data = codec.encode(splats, quality=command.quality, metadata=metadata, profile=command.profile)
     storage.write_bytes(output, data)
     header = codec.container.unpack(data).header
     pixels = splats.width * splats.height
+    quality = codec.quality_of(header.quality_index) if command.profile == "scalar" else None
     report = {
         "splats": header.count,
         "left_out": len(splats) - header.count,
         "width": splats.width,
         "height": splats.height,
-        "quality": codec.quality_of(header.quality_index),
+        "profile": command.profile,
+        "quality": quality,
         "bytes": len(data),
         "bpp": 8 * len(data) / pixels,
         "output": str(output),
@@ -431,7 +444,7 @@ def _encode(command: Encode) -> int:
         _print_rows(
             {
                 "splats": f"{header.count}, {report['left_out']} more are too faint to count",
-                "quality": f"{report['quality']:g}",
+                **({"profile": command.profile} if quality is None else {"quality": f"{quality:g}"}),
                 str(output): _size(len(data), pixels),
                 "next": str(report["next"]),
             }
@@ -503,10 +516,14 @@ def _coding_rows(coding: CodingInfo, size: int) -> dict[str, str]:
     packets = [chunk for chunk in coding.chunks if chunk.type == "P"]
     splats = max(1, sum(chunk.splats for chunk in packets))
     rows = {
-        "format": f".s2d version {coding.version}, profile {coding.profile}, {coding.color_space} values",
-        "quality": f"{coding.quality:g} (index {coding.quality_index}), cells of {coding.cell:g} pixels",
-        "packets": ", ".join(f"{chunk.splats} splats in {chunk.bytes} bytes" for chunk in packets),
+        "format": f".s2d version {coding.version}, profile {coding.profile} ({coding.profile_name}), "
+        f"{coding.color_space} values",
     }
+    if coding.tile is None:
+        rows["quality"] = f"{coding.quality:g} (index {coding.quality_index}), cells of {coding.cell:g} pixels"
+    else:
+        rows["tiles"] = f"{coding.tile}x{coding.tile} pixels"
+    rows["packets"] = ", ".join(f"{chunk.splats} splats in {chunk.bytes} bytes" for chunk in packets)
     for name, bits in coding.bits.items():
         rows[name] = f"{bits} bits, {bits / splats:.2f} per splat, {bits / size / 8:.1%} of the file"
     for chunk in coding.chunks:
@@ -623,7 +640,7 @@ def _demo(command: Demo) -> int:
     result = _follow(compress_steps(image, config), command.quiet, config)
     if result.interrupted:
         _say(WRITING.format(last=result.last))
-    data = _file_of(result, config)
+    data = _file_of(result, config, config.profile)
     splats = codec.decode(data)
     picture = render(splats, device=command.device, threads=command.threads)
     decibels = psnr(picture, image)
@@ -698,12 +715,13 @@ def _phase(event: Progress, config: FitConfig | CompressConfig) -> str:
     """What the steps of this event are for, told by how many there are."""
     if isinstance(config, FitConfig):
         return "fitting"
-    from splat2d.compression import SCHEDULES
+    from splat2d.compression import SCHEDULES, VECTOR_STAGES
 
     schedule = SCHEDULES[config.preset]
     if event.steps == schedule.fit:
         return "fitting"
-    return "training" if event.steps - event.step >= (schedule.stages - 1) * schedule.stage_steps else "rounding"
+    stages = schedule.stages * (VECTOR_STAGES if config.profile == "vector" else 1)
+    return "training" if event.steps - event.step >= (stages - 1) * schedule.stage_steps else "rounding"
 
 
 @contextmanager

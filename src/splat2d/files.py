@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,24 +49,26 @@ def write(path: Path, splats: Splats, picture: NDArray[np.float32], data: bytes 
     return path.stat().st_size
 
 
-def encode_within(splats: Splats, size: int) -> bytes:
+def encode_within(splats: Splats, size: int, profile: Literal["scalar", "vector"] = "scalar") -> bytes:
     """The bytes of a .s2d file, at most so many if a header fits: all splats, as finely as that allows.
 
-    What is too much even at the coarsest quality is left out, the weakest splats first.
+    What is too much even at the coarsest quality, or in the one precision of profile vector, is left out, the weakest
+    splats first.
     """
-    data = _largest(lambda quality: codec.encode(splats, quality=quality), 0, 101, size)
-    if len(data) <= size:
-        return data
+    if profile == "scalar":
+        data = _largest(lambda quality: codec.encode(splats, quality=quality), 0, 101, size)
+        if len(data) <= size:
+            return data
     energy = (splats.colors.astype(np.float64) ** 2).sum(1) * np.exp(splats.log_cholesky[:, [0, 2]].sum(1))
     strongest = np.argsort(-energy, kind="stable")
 
-    def coarse(count: int) -> bytes:
+    def some(count: int) -> bytes:
         kept = strongest[:count]
         means, log_cholesky, colors = splats.means[kept], splats.log_cholesky[kept], splats.colors[kept]
-        some = replace(splats, means=means, log_cholesky=log_cholesky, colors=colors)
-        return codec.encode(some, quality=0)
+        fewer = replace(splats, means=means, log_cholesky=log_cholesky, colors=colors)
+        return codec.encode(fewer, quality=0 if profile == "scalar" else None, profile=profile)
 
-    return _largest(coarse, 0, len(splats), size)
+    return _largest(some, 0, len(splats) + 1, size)
 
 
 def _largest(encode: Callable[[int], bytes], low: int, high: int, size: int) -> bytes:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from splat2d.codec import Contents, quality_of
-from splat2d.codec.container import MAJOR, PACKET, PLAIN
+from splat2d.codec.container import MAJOR, PACKET, PLAIN, VECTOR
 from splat2d.errors import InputError
 from splat2d.metrics import psnr, ssim
 from splat2d.splats import Splats
@@ -45,15 +45,17 @@ class ChunkInfo:
 
 @dataclass(frozen=True, slots=True)
 class CodingInfo:
-    """What a .s2d file is made of."""
+    """What a .s2d file is made of; None for what its profile does not have."""
 
     version: str
     profile: int
+    profile_name: str
     color_space: str
-    quality: float
-    quality_index: int
-    cell: float  # pixels
-    margin: int  # cells
+    quality: float | None
+    quality_index: int | None
+    cell: float | None  # pixels
+    margin: int | None  # cells
+    tile: int | None  # edge in pixels
     bits: dict[str, int]  # where the bits of the file went; they sum to its size
     chunks: list[ChunkInfo]
     text: dict[str, str]
@@ -125,19 +127,22 @@ def describe_coding(contents: Contents, size: int) -> CodingInfo:
     parts = contents.container
     header = parts.header
     # Whole bits, so that the sum is exact. What the coder needs to end a packet counts as overhead.
-    cells, refinement, shape, colour = (round(bits) for bits in contents.bits)
-    bits = {"positions": cells, "refinement": refinement, "shape": shape, "colour": colour}
+    vector = header.profile == VECTOR
+    names = ("tables" if vector else "positions", "positions" if vector else "refinement", "shape", "colour")
+    bits = {name: round(found) for name, found in zip(names, contents.bits, strict=True)}
     bits["metadata"] = 8 * sum(chunk.size for chunk in parts.chunks if chunk.kind != PACKET)
     bits["overhead"] = 8 * size - sum(bits.values())
     packets = iter(parts.packets)
     return CodingInfo(
         version=f"{MAJOR}.{header.minor}",
         profile=header.profile,
+        profile_name="vector" if vector else "scalar",
         color_space="plain" if header.color_space == PLAIN else "sRGB",
-        quality=quality_of(header.quality_index),
-        quality_index=header.quality_index,
-        cell=2.0**header.cell_exponent,
-        margin=header.margin,
+        quality=None if vector else quality_of(header.quality_index),
+        quality_index=None if vector else header.quality_index,
+        cell=None if vector else 2.0**header.cell_exponent,
+        margin=None if vector else header.margin,
+        tile=header.margin if vector else None,
         bits=bits,
         chunks=[
             ChunkInfo(chunk.kind.decode(), chunk.size, next(packets).count if chunk.kind == PACKET else 0)
