@@ -4,7 +4,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 EXTRAS ?= test
-SOURCES := pyproject.toml CMakeLists.txt $(shell find native src -name '*.h' -o -name '*.cpp' -o -name '*.py' -o -name '*.pyi')
+SOURCES := pyproject.toml CMakeLists.txt $(shell find native src -name '*.h' -o -name '*.cpp' -o -name '*.py' -o -name '*.pyi' \
+	-o -name '*.cuh' -o -name '*.cu' -o -name '*.bin')
 
 .PHONY: demo test check bench clean
 
