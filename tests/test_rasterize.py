@@ -119,6 +119,7 @@ def test_only_what_is_asked_for_has_gradients():
     assert not draw(*(tensor.detach() for tensor in (means, log_cholesky, colors))).requires_grad
 
 
+@pytest.mark.filterwarnings("ignore:The .grad attribute:UserWarning")  # torch's own, in version 2.15
 def test_opcheck():
     inputs = tensors(scenes((2,)), torch.float32)
     torch.library.opcheck(_rasterize, (*inputs, HEIGHT, WIDTH))
