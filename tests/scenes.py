@@ -1,4 +1,4 @@
-"""Splats for the tests of the native functions, and the switch between instruction sets."""
+"""Splats for the tests, and the switch between instruction sets."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from splat2d import _cpu
+from splat2d import Splats, _cpu
 
 
 class Scene(NamedTuple):
@@ -49,3 +49,23 @@ def using(name: str) -> Iterator[str]:
         yield name
     finally:
         _cpu.use_instruction_set(before)
+
+
+def scattered(count: int, channels: int = 3, width: int = 96, height: int = 64, seed: int = 0) -> Splats:
+    """Splats of the sizes and colours that a fit finds."""
+    rng = np.random.default_rng(seed)
+    size = np.log(np.sqrt(width * height / max(count, 1)) / 2)
+    return Splats(
+        means=rng.uniform(-4, (width + 4, height + 4), (count, 2)),
+        log_cholesky=rng.normal((size, 0, size), (0.5, 1, 0.5), (count, 3)),
+        colors=rng.normal(0, 0.2, (count, channels)),
+        width=width,
+        height=height,
+        background=rng.uniform(0, 1, channels),
+    )
+
+
+def as_set(splats: Splats) -> np.ndarray:
+    """The parameters in an order that does not depend on that of the splats. [N, 5 + C]"""
+    rows = np.hstack([splats.means, splats.log_cholesky, splats.colors])
+    return rows[np.lexsort(rows.T)]

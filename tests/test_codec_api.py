@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scenes import as_set, scattered
 
 import splat2d
 from splat2d import FormatError, InputError, Metadata, Splats, codec
@@ -18,26 +19,6 @@ from splat2d.codec.quantizer import dequantize, quantize
 from splat2d.inspection import describe_coding
 
 ARRAYS = ("means", "log_cholesky", "colors", "background")
-
-
-def scattered(count: int, channels: int = 3, width: int = 96, height: int = 64, seed: int = 0) -> Splats:
-    """Splats of the sizes and colours that a fit finds."""
-    rng = np.random.default_rng(seed)
-    size = np.log(np.sqrt(width * height / max(count, 1)) / 2)
-    return Splats(
-        means=rng.uniform(-4, (width + 4, height + 4), (count, 2)),
-        log_cholesky=rng.normal((size, 0, size), (0.5, 1, 0.5), (count, 3)),
-        colors=rng.normal(0, 0.2, (count, channels)),
-        width=width,
-        height=height,
-        background=rng.uniform(0, 1, channels),
-    )
-
-
-def as_set(splats: Splats) -> np.ndarray:
-    """The parameters in an order that does not depend on that of the splats. [N, 5 + C]"""
-    rows = np.hstack([splats.means, splats.log_cholesky, splats.colors])
-    return rows[np.lexsort(rows.T)]
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 40, 700])

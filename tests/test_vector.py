@@ -9,6 +9,7 @@ import pytest
 import skimage.data
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scenes import as_set, scattered
 
 import splat2d
 from splat2d import FormatError, InputError, Metadata, Splats, codec
@@ -17,25 +18,6 @@ from splat2d.codec.container import unpack
 from splat2d.compression import compress
 
 FAST = {"preset": "fast", "device": "cpu", "profile": "vector"}
-
-
-def scattered(count: int, channels: int = 3, width: int = 96, height: int = 64, seed: int = 0) -> Splats:
-    """Splats of the sizes and colours that a fit finds."""
-    rng = np.random.default_rng(seed)
-    size = np.log(np.sqrt(width * height / max(count, 1)) / 2)
-    return Splats(
-        means=rng.uniform(-4, (width + 4, height + 4), (count, 2)),
-        log_cholesky=rng.normal((size, 0, size), (0.5, 1, 0.5), (count, 3)),
-        colors=rng.normal(0, 0.2, (count, channels)),
-        width=width,
-        height=height,
-        background=rng.uniform(0, 1, channels),
-    )
-
-
-def as_set(splats: Splats) -> np.ndarray:
-    rows = np.hstack([splats.means, splats.log_cholesky, splats.colors])
-    return rows[np.lexsort(rows.T)]
 
 
 def encode(splats: Splats, **options) -> bytes:

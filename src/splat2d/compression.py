@@ -64,10 +64,8 @@ CONTROL = 0.5  # of the difference, each time
 INDICES_PER_OCTAVE = 20  # of size
 GROWTH = 1.035  # of the size by freezing, mostly in its first stages: splats that are not yet rounded grow stronger
 SPARE = 1.01
-REFINEMENTS, FEW_BYTES = (
-    2,
-    8,
-)  # repetitions with finer steps where a file is smaller than 99 % of its budget, and 8 bytes
+REFINEMENTS = 2  # repetitions with finer steps where a file is smaller than 99 % of its budget, less FEW_BYTES
+FEW_BYTES = 8
 NEARLY = 0.999  # of a size is enough, where the weakest splats are dropped
 FIRST_INDEX, LAST_INDEX, MIDDLE_INDEX = 0, 200, 96
 
@@ -171,7 +169,7 @@ class _Run:
         return self.target.splats(means, log_cholesky, colors)
 
     def coding(self, index: float) -> Coding:
-        step = 2 ** (2 - index / 16) / self.target.unit
+        step = _step(index) / self.target.unit
         return Coding(step, 7 / 12 * RATE_WEIGHT * math.pi * step**2, self.config.seed)
 
     def progress(self, session: Session, planned: int) -> Progress:
@@ -256,7 +254,7 @@ def _vector_coded(run: _Run, splats: Splats) -> Iterator[Progress | Compressed]:
         return vector.dequantize(records, splats.background), kept
 
     turn = np.empty(len(splats))
-    turn[_strongest(splats)] = np.arange(len(splats)) / len(splats)
+    turn[splats.strongest()] = np.arange(len(splats)) / len(splats)
     frozen = np.zeros(len(splats), bool)
     for stage in range(1, stages):
         splats, frozen, keep = _freeze(splats, frozen, turn < stage / stages, rounding)
@@ -321,7 +319,12 @@ def _first_fit(run: _Run, count: int) -> Generator[Progress, None, tuple[Splats,
 
 def _noise_of_splat(index: float, channels: int) -> float:
     """Squared error that rounding adds per splat: each of its parameters a twelfth of pi step^2."""
-    return (5 + channels) / 12 * math.pi * (2 ** (2 - index / 16)) ** 2
+    return (5 + channels) / 12 * math.pi * _step(index) ** 2
+
+
+def _step(index: float) -> float:
+    """step_of() between the quality indices, too."""
+    return float(2 ** (2 - index / 16))
 
 
 def _coded(run: _Run, splats: Splats, index: float, size: int | None) -> Iterator[Progress | Compressed]:
@@ -386,25 +389,26 @@ def _energies(session: Session) -> Floats:
 def _settle(run: _Run, session: Session, index: int, size: float) -> int:
     """Drops the faintest splats until the file is no larger; if it is smaller by an index, the next finer index."""
     splats = run.splats(session)
-    if len(_file(run, splats, index)) * 2 ** (1 / INDICES_PER_OCTAVE) < size:
+    whole = len(_file(run, splats, index))
+    if whole * 2 ** (1 / INDICES_PER_OCTAVE) < size:
         return min(index + 1, LAST_INDEX)
-    kept = max(1, _most_that_fit(run, splats, index, size))
-    if kept < len(splats):
+    if whole > size:
+        kept = max(1, _most_that_fit(run, splats, index, size, whole))
         session.prune(float(np.sort(_energies(session))[len(splats) - kept]))
     return index
 
 
-def _most_that_fit(run: _Run, splats: Splats, index: int, size: float, lattice: Lattice | None = None) -> int:
-    """How many of the splats, the strongest first, a file of so many bytes can hold."""
-    high, high_size = len(splats), len(_file(run, splats, index, lattice))
-    if high_size <= size:
-        return high
-    order = _strongest(splats)
+def _most_that_fit(
+    run: _Run, splats: Splats, index: int, size: float, whole: int, lattice: Lattice | None = None
+) -> int:
+    """How many of the splats, the strongest first, a file of so many bytes can hold; whole: bytes with all of them."""
+    high, high_size = len(splats), whole
+    order = splats.strongest()
     low, low_size = 0, 0
     while high - low > 1 and low_size < NEARLY * size:  # sizes are nearly proportional to counts
         guess = low + int((high - low) * (size - low_size) / (high_size - low_size))
         middle = min(max(guess, low + 1), high - 1)
-        found = len(_file(run, _some(splats, order[:middle]), index, lattice))
+        found = len(_file(run, splats.take(order[:middle]), index, lattice))
         if found <= size:
             low, low_size = middle, found
         else:
@@ -419,7 +423,7 @@ def _frozen(
     schedule = run.schedule
     quantized, kept = quantize(splats, index)
     lattice = quantized.lattice
-    splats = _some(splats, kept)
+    splats = splats.take(kept)
     turn = np.random.default_rng(run.config.seed).permutation(len(splats)) / max(1, len(splats))
     frozen = np.zeros(len(splats), bool)
     rates = _freezing_rates(schedule)
@@ -436,17 +440,19 @@ def _frozen(
             expected = len(_file(run, splats, index, lattice)) * (1 + (GROWTH - 1) * (1 - share) ** 3)
             excess = len(splats) * (1 - size * (1 + (SPARE - 1) * (1 - share)) / expected)
             keep = _without_weakest(splats, ~frozen, int(excess))
-            splats, frozen, turn = _some(splats, keep), frozen[keep], turn[keep]
+            splats, frozen, turn = splats.take(keep), frozen[keep], turn[keep]
         run.set_splats(session, splats, frozen)
         session.run(rates)
         run.step += len(rates)
         splats = run.splats(session)
         yield run.progress(session, planned)
     if size is not None:
-        order = _strongest(splats)
-        splats = _some(splats, order)  # files of the same splats in another order may differ by a byte
-        splats = _some(splats, np.arange(_most_that_fit(run, splats, index, size, lattice)))
-    return _file(run, splats, index, lattice)
+        splats = splats.take(splats.strongest())  # another order of the same splats may differ by a byte
+    data = _file(run, splats, index, lattice)
+    if size is not None and len(data) > size:
+        fitting = _most_that_fit(run, splats, index, size, len(data), lattice)
+        data = _file(run, splats.take(np.arange(fitting)), index, lattice)
+    return data
 
 
 def _freezing_rates(schedule: Schedule) -> Floats:
@@ -473,32 +479,16 @@ def _freeze(
     lost[survivors] = False
     keep = np.flatnonzero(~lost)
     changed = replace(splats, means=means, log_cholesky=log_cholesky, colors=colors)
-    return _some(changed, keep), (frozen | fresh)[keep], keep
+    return changed.take(keep), (frozen | fresh)[keep], keep
 
 
 def _without_weakest(splats: Splats, candidates: NDArray[np.bool_], count: int) -> NDArray[np.int64]:
     """Indices of all splats but the count weakest of the candidates, in their order."""
-    order = _strongest(splats)
+    order = splats.strongest()
     weakest = order[candidates[order]][::-1][: max(count, 0)]
     keep = np.ones(len(splats), bool)
     keep[weakest] = False
     return np.flatnonzero(keep)
-
-
-def _strongest(splats: Splats) -> NDArray[np.int64]:
-    """Indices of the splats by falling energy."""
-    energy = (splats.colors.astype(np.float64) ** 2).sum(1) * np.exp(splats.log_cholesky[:, [0, 2]].sum(1))
-    order: NDArray[np.int64] = np.argsort(-energy, kind="stable")
-    return order
-
-
-def _some(splats: Splats, chosen: NDArray[np.int64]) -> Splats:
-    return replace(
-        splats,
-        means=splats.means[chosen],
-        log_cholesky=splats.log_cholesky[chosen],
-        colors=splats.colors[chosen],
-    )
 
 
 def _file(run: _Run, splats: Splats, index: int, lattice: Lattice | None = None) -> bytes:

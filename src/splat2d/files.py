@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Literal
@@ -59,14 +58,10 @@ def encode_within(splats: Splats, size: int, profile: Literal["scalar", "vector"
         data = _largest(lambda quality: codec.encode(splats, quality=quality), 0, 101, size)
         if len(data) <= size:
             return data
-    energy = (splats.colors.astype(np.float64) ** 2).sum(1) * np.exp(splats.log_cholesky[:, [0, 2]].sum(1))
-    strongest = np.argsort(-energy, kind="stable")
+    strongest = splats.strongest()
 
     def some(count: int) -> bytes:
-        kept = strongest[:count]
-        means, log_cholesky, colors = splats.means[kept], splats.log_cholesky[kept], splats.colors[kept]
-        fewer = replace(splats, means=means, log_cholesky=log_cholesky, colors=colors)
-        return codec.encode(fewer, quality=0 if profile == "scalar" else None, profile=profile)
+        return codec.encode(splats.take(strongest[:count]), quality=0 if profile == "scalar" else None, profile=profile)
 
     return _largest(some, 0, len(splats) + 1, size)
 

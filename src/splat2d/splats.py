@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,6 +49,18 @@ class Splats:
 
     def __repr__(self) -> str:
         return f"Splats({len(self)} splats, {self.width}x{self.height} pixels, {self.channels} channels)"
+
+    def take(self, chosen: NDArray[np.int64]) -> Splats:
+        """The splats of these indices, in this order."""
+        return replace(
+            self, means=self.means[chosen], log_cholesky=self.log_cholesky[chosen], colors=self.colors[chosen]
+        )
+
+    def strongest(self) -> NDArray[np.int64]:
+        """Indices by falling energy |colour|^2 e^(a + c), what a splat adds to the squares of a picture. [N]"""
+        energy = (self.colors.astype(np.float64) ** 2).sum(1) * np.exp(self.log_cholesky[:, [0, 2]].sum(1))
+        order: NDArray[np.int64] = np.argsort(-energy, kind="stable")
+        return order
 
     @property
     def channels(self) -> int:

@@ -125,19 +125,18 @@ def write(quantized: Quantized, background: NDArray[np.float32], metadata: Metad
         payloads, _ = _cpu.encode_packets(indices, counts, **_geometry(quantized.lattice))
     except ValueError as error:
         raise FormatError(str(error)) from error
-    channels = len(background)
+    lattice = quantized.lattice
     header = Header(
-        width=quantized.lattice.width,
-        height=quantized.lattice.height,
+        width=lattice.width,
+        height=lattice.height,
         count=len(indices),
         background=tuple(background.tolist()),
         quality_index=quantized.quality_index,
-        cell_exponent=quantized.lattice.cell_exponent,
-        margin=quantized.lattice.margin,
-        color_space=container.SRGB if channels in (1, 3, 4) else container.PLAIN,
+        cell_exponent=lattice.cell_exponent,
+        margin=lattice.margin,
+        color_space=_color_space(background),
     )
-    packets = [Packet(count, payload) for count, payload in zip(counts, payloads, strict=True)]
-    return container.pack(header, packets, metadata)
+    return container.pack(header, _packets(counts, payloads), metadata)
 
 
 def write_records(records: vector.Records, background: NDArray[np.float32], metadata: Metadata | None = None) -> bytes:
@@ -193,10 +192,17 @@ def _pack_records(
         cell_exponent=0,
         margin=frame.tile,
         profile=container.VECTOR,
-        color_space=container.SRGB if len(background) in (1, 3, 4) else container.PLAIN,
+        color_space=_color_space(background),
     )
-    packets = [Packet(count, payload) for count, payload in zip(counts, payloads, strict=True)]
-    return container.pack(header, packets, metadata)
+    return container.pack(header, _packets(counts, payloads), metadata)
+
+
+def _color_space(background: NDArray[np.float32]) -> int:
+    return container.SRGB if len(background) in (1, 3, 4) else container.PLAIN
+
+
+def _packets(counts: list[int], payloads: list[bytes]) -> list[Packet]:
+    return [Packet(count, payload) for count, payload in zip(counts, payloads, strict=True)]
 
 
 def _read_records(parts: Container) -> Contents:

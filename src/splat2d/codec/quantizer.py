@@ -128,15 +128,7 @@ def quantize(splats: Splats, quality_index: int, lattice: Lattice | None = None)
     kept = np.flatnonzero(v.any(1))
     v, a, b, c = v[kept], a[kept], b[kept], c[kept]
     if lattice is None:
-        left = Splats(
-            splats.means[kept],
-            splats.log_cholesky[kept],
-            splats.colors[kept],
-            splats.width,
-            splats.height,
-            splats.background,
-        )
-        lattice = lattice_for(left)
+        lattice = lattice_for(splats.take(kept))
 
     k = energy_class(v)
     most = MOST_LOG * ONE // STEPS_LOG[k]
