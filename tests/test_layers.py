@@ -14,7 +14,7 @@ ROOT = Path(splat2d.__file__).parent
 # A folder is one unit: engine stands for engine/__init__.py and everything beside it.
 EVERYTHING = {
     *("errors", "config", "splats", "atomic", "images", "storage", "files", "metrics", "inspection", "engine"),
-    *("rendering", "seeding", "fitting", "batch", "scene", "demo", "bench", "codec", "compression"),
+    *("rendering", "seeding", "fitting", "batch", "scene", "demo", "bench", "codec", "compression", "editing"),
     *("pillow", "__init__"),
 }
 MAY_IMPORT = {
@@ -29,6 +29,7 @@ MAY_IMPORT = {
     "inspection": {"errors", "metrics", "splats", "codec"},
     "engine": {"errors", "config", "_cpu"},
     "rendering": {"errors", "config", "splats", "engine"},
+    "editing": {"errors", "splats", "rendering", "_cpu"},
     "seeding": {"splats", "_cpu"},
     "fitting": {"errors", "config", "splats", "engine", "seeding", "metrics"},
     "batch": {"errors", "config", "splats", "engine", "seeding", "fitting", "_cpu"},

@@ -17,7 +17,7 @@ Crop = tuple[float, float, float, float]  # x, y, width, height in pixels of the
 
 _LARGEST = 1 << 31  # values of one picture; 8 GiB as float32
 _SMALLEST_CROP = 1e-3  # pixels; float32 parameters carry no detail below
-_LOG_LIMIT, _SHEAR_LIMIT = 20.0, 1e9  # the limits of the kernels, applied before a scale rather than after it
+LOG_LIMIT, SHEAR_LIMIT = 20.0, 1e9  # the limits of the kernels, applied before a scale rather than after it
 _FAR = 1e30  # pixels; keeps a mean finite in float32 whatever the scale
 
 
@@ -38,13 +38,13 @@ def render(
     the aspect, none keeps the pixels. threads=None uses every core. Raises InputError.
     """
     crop = _checked_crop(splats, crop)
-    out_width, out_height = _output_size(crop, width, height, scale)
+    out_width, out_height = output_size(crop, width, height, scale)
     if out_width * out_height * splats.channels > _LARGEST:
         raise InputError(
             f"render: {out_width}x{out_height} pixels of {splats.channels} channels is more than fits; "
             "ask for a smaller size or render it in crops"
         )
-    means, log_cholesky, factor = _transform(
+    means, log_cholesky, factor = to_output(
         splats.means.astype(np.float64),
         splats.log_cholesky.astype(np.float64),
         np.array(crop[:2], np.float64),
@@ -61,7 +61,7 @@ def render(
     )
 
 
-def _transform(
+def to_output(
     means: NDArray[np.float64],
     log_cholesky: NDArray[np.float64],
     origin: NDArray[np.float64],
@@ -74,8 +74,8 @@ def _transform(
     of the fit.
     """
     means = np.clip((means - origin) * scale, -_FAR, _FAR)
-    a, c = (np.clip(log_cholesky[:, i], -_LOG_LIMIT, _LOG_LIMIT) + math.log(scale[i // 2]) for i in (0, 2))
-    b = np.clip(log_cholesky[:, 1], -_SHEAR_LIMIT, _SHEAR_LIMIT) * scale[1]
+    a, c = (np.clip(log_cholesky[:, i], -LOG_LIMIT, LOG_LIMIT) + math.log(scale[i // 2]) for i in (0, 2))
+    b = np.clip(log_cholesky[:, 1], -SHEAR_LIMIT, SHEAR_LIMIT) * scale[1]
     vx, vy = (1 - np.minimum(scale, 1) ** 2) / 12
     if vx == 0 and vy == 0:
         return means, np.stack([a, b, c], axis=1), np.ones(len(means))
@@ -103,7 +103,7 @@ def _checked_crop(splats: Splats, crop: Crop | None) -> Crop:
     return x, y, width, height
 
 
-def _output_size(crop: Crop, width: int | None, height: int | None, scale: float | None) -> tuple[int, int]:
+def output_size(crop: Crop, width: int | None, height: int | None, scale: float | None) -> tuple[int, int]:
     """Width and height of the output in pixels. Raises InputError."""
     if scale is not None and (width is not None or height is not None):
         raise InputError("render: give scale, or width and height, not both")
