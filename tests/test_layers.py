@@ -37,6 +37,7 @@ MAY_IMPORT = {
     "scene": set(),
     "codec": {"errors", "splats", "_cpu"},
     "torch": {"errors", "splats", "engine", "_cpu"},
+    "diffusion": {"errors", "atomic"},
     "pillow": {"errors", "codec", "compression", "fitting", "images", "rendering"},
     "demo": {"splats", "rendering", "metrics"},
     "bench": {"config", "splats", "engine", "fitting", "batch", "_cpu"},
@@ -53,6 +54,7 @@ THIRD_PARTIES = {
     "tyro": {"cli"},
     "rich": {"cli"},
     "torch": {"torch", "diffusion"},
+    "safetensors": {"diffusion"},
     "cuda": {"engine.cuda", "engine.pictures"},
     "numpy": {*MAY_IMPORT} - WITHOUT_NUMPY,
 }
