@@ -164,6 +164,12 @@ def test_nearest_distances_are_ascending_and_exact_for_bytes(monkeypatch):
     assert found[4, 0] == 0
 
 
+def test_arrays_that_are_read_only_or_views_are_taken():
+    x, y = normal(50, 4), normal(60, 4, seed=1)
+    x.flags.writeable = False
+    assert frechet_distance(x[::-1], y) == pytest.approx(frechet_distance(x.copy(), y), abs=1e-12)
+
+
 def test_memorisation_finds_copies_and_clears_new_points():
     train, test, new = normal(2000, 6), normal(800, 6, seed=1), normal(500, 6, seed=2)
     clean = memorisation(new, train, test)

@@ -34,7 +34,9 @@ Images = NDArray[np.uint8]
 Labels = NDArray[np.int64]
 
 FORMAT = "splat2d classifier 1"  # the file's own kind and version, in its metadata
-PASSES = 8192 * 28 * 28  # pixels that pass through a net at once when it does not learn: a few GB at the default widths
+PASSES = (
+    1024 * 28 * 28
+)  # pixels that pass through a net at once when it does not learn: under 1 GB at the default widths
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,7 +211,7 @@ class Classifier:
         """Reads what save() wrote. Raises InputError for any other file."""
         path = Path(path)
         try:
-            with safe_open(path, "pt") as file:
+            with safe_open(str(path), "pt") as file:
                 metadata = file.metadata() or {}
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # no mapping
         except (OSError, SafetensorError) as error:
@@ -341,7 +343,7 @@ def _planes(pictures: Tensor) -> Tensor:
 
 
 def _on_device(images: Images, device: torch.device) -> Tensor:
-    return torch.from_numpy(np.ascontiguousarray(images)).to(device)
+    return torch.tensor(np.ascontiguousarray(images), device=device)
 
 
 def _check_images(images: Images, least: int = 1) -> None:

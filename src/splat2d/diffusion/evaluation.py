@@ -174,7 +174,7 @@ class Report:
         body = [
             [
                 *(row.name, f"{row.count:,}", f"{row.frechet:.4g}", f"{row.frechet_infinity:.4g}"),
-                f"{1000 * row.kernel:.4g} ± {1000 * row.kernel_deviation:.2g}",
+                f"{1000 * row.kernel:.4g} ± {1000 * row.kernel_deviation:.3g}",
                 *(f"{value:.3f}" for value in (row.precision, row.recall, row.density, row.coverage)),
                 f"{row.frechet_untrained:.4g}",
             ]
@@ -349,7 +349,7 @@ def _features(net: Classifier, sets: Mapping[str, Images], device: torch.device)
 
 
 def _points(sets: Mapping[str, NDArray[Any]], device: torch.device) -> Sets:
-    return {name: torch.tensor(points, device=device) for name, points in sets.items()}
+    return {name: torch.tensor(np.ascontiguousarray(points), device=device) for name, points in sets.items()}
 
 
 def _kept(

@@ -239,7 +239,7 @@ def _slices(count: int, size: int) -> Iterator[slice]:
 
 def _matrix(points: Points) -> Tensor:
     """[n, d], of the type and on the device of the points."""
-    tensor = points if isinstance(points, Tensor) else torch.from_numpy(np.ascontiguousarray(points))
+    tensor = points if isinstance(points, Tensor) else torch.tensor(np.ascontiguousarray(points))
     if tensor.ndim < 2 or not tensor.numel():
         raise InputError(f"points: expected [n, ...] with n >= 1, got shape {tuple(tensor.shape)}")
     return tensor.flatten(1)
