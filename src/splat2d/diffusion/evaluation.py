@@ -51,7 +51,7 @@ class EvaluationConfig:
     """Nets and parameters; the defaults are for 10,000 samples on a GPU, `compact` for small pictures on a CPU."""
 
     features: ClassifierConfig = field(default_factory=ClassifierConfig)
-    second: ClassifierConfig = field(default_factory=lambda: ClassifierConfig("plain", widths=(48, 96, 192)))
+    second: ClassifierConfig = field(default_factory=lambda: ClassifierConfig("plain", widths=(96, 192, 256)))
     learner: ClassifierConfig = field(default_factory=lambda: ClassifierConfig(steps=1000))  # learns from samples
     neighbours: int = 5
     kernel_subsets: int = 100
