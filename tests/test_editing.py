@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,7 +12,10 @@ import reference
 from PIL import Image
 from scenes import random_scene, rotated
 
-from splat2d import InputError, Splats, _cpu, editing, render
+import splat2d
+from splat2d import InputError, Splats, _cpu, codec, editing, psnr, render
+from splat2d.cli import main
+from splat2d.config import Profile
 from splat2d.editing import LUMA
 
 WIDTH, HEIGHT = 60, 40
@@ -286,3 +291,101 @@ def test_no_splats_can_be_edited_too() -> None:
     edited = editing.recolor(editing.crop(editing.rotate(empty, 45), (0, 0, 5, 5)), saturation=0)
     assert len(editing.concatenate([edited, editing.select(empty, (0, 0, 4, 4))])) == 0
     assert edited.background[3] == 0.5
+
+
+# --- the command
+
+
+def edit(source: Path, *options: object) -> Splats:
+    """What the command makes of a file, through .npz."""
+    target = source.with_name("edited.npz")
+    assert main(["edit", str(source), *map(str, options), "-o", str(target)]) == 0
+    return splat2d.load(target)
+
+
+@pytest.fixture
+def file(splats: Splats, tmp_path: Path) -> Path:
+    splat2d.save(tmp_path / "splats.npz", splats)
+    return tmp_path / "splats.npz"
+
+
+def test_the_command_does_what_the_functions_do(splats: Splats, file: Path) -> None:
+    other = editing.flip(splats, "vertical")
+    splat2d.save(file.with_name("other.npz"), other)
+    splat2d.save_image(file.with_name("mask.png"), (centres(WIDTH, HEIGHT)[..., :1] < 30).astype(np.float32))
+    name = file.with_name("other.npz")
+    for options, expected in (
+        ([], splats),
+        (["--select", 5, 5, 30, 30, "--outside"], editing.select(splats, (5, 5, 30, 30), outside=True)),
+        (["--mask", file.with_name("mask.png")], editing.select(splats, (0, 0, 30, HEIGHT))),
+        (["--crop", 5, 6, 20, 10], editing.crop(splats, (5, 6, 20, 10))),
+        (["--flip", "vertical"], other),
+        (["--rotate", 30], editing.rotate(splats, 30)),
+        (["--rotate", 30, "--keep-canvas"], editing.rotate(splats, 30, expand=False)),
+        (["--scale", 0.5], editing.resize(splats, scale=0.5)),
+        (["--translate", 2, -3.5], editing.translate(splats, 2, -3.5)),
+        (["--canvas", 80, 20], editing.resize_canvas(splats, 80, 20)),
+        (
+            ["--exposure", 1, "--contrast", 0.8, "--brightness", 0.1, "--saturation", 1.5],
+            editing.recolor(splats, exposure=1, contrast=0.8, brightness=0.1, saturation=1.5),
+        ),
+        (["--overlay", name, "--at", 3, 4], editing.overlay(splats, other, x=3, y=4)),
+        (["--cross-fade", name, "--amount", 0.25], editing.cross_fade(splats, other, 0.25)),
+        (["--blend", name], editing.blend(splats, other, 0.5)),
+    ):
+        edited = edit(file, *options)
+        for field in ("means", "log_cholesky", "colors", "background"):
+            np.testing.assert_array_equal(getattr(edited, field), getattr(expected, field), err_msg=str(options))
+        assert (edited.width, edited.height) == (expected.width, expected.height)
+
+
+def test_steps_come_in_the_order_of_the_help(splats: Splats, file: Path) -> None:
+    edited = edit(file, "--scale", 2, "--rotate", 90, "--crop", 0, 0, 30, 20)
+    expected = editing.resize(editing.rotate(editing.crop(splats, (0, 0, 30, 20)), 90), scale=2)
+    np.testing.assert_array_equal(edited.means, expected.means)
+
+
+@pytest.mark.parametrize("profile", ["scalar", "vector"])
+def test_a_coded_file_stays_one_of_its_kind(splats: Splats, tmp_path: Path, profile: Profile) -> None:
+    source, target = tmp_path / "a.s2d", tmp_path / "b.s2d"
+    quality = 40 if profile == "scalar" else None
+    metadata = codec.Metadata(text={"Title": "A test"})
+    source.write_bytes(codec.encode(splats, quality=quality, metadata=metadata, profile=profile))
+    assert main(["edit", str(source), "--flip", "horizontal", "-o", str(target)]) == 0
+    before, after = (codec.read(path.read_bytes()) for path in (source, target))
+    assert after.container.metadata.text == {"Title": "A test"}
+    assert after.container.header.profile == before.container.header.profile
+    assert after.container.header.quality_index == before.container.header.quality_index
+    assert psnr(render(after.splats), render(before.splats)[:, ::-1]) > 25
+
+
+def test_the_report_and_every_kind_of_output(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    outputs = [file.with_name(f"out{suffix}") for suffix in (".s2d", ".npz", ".png", ".svg", ".ply")]
+    arguments = [part for path in outputs for part in ("-o", str(path))]
+    assert main(["edit", str(file), "--crop", "0", "0", "20", "10", *arguments, "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert (report["width"], report["height"], report["channels"]) == (20, 10, 3)
+    assert report["outputs"] == [{"path": str(path), "bytes": path.stat().st_size} for path in outputs]
+    assert report["next"] == f"splat2d info {outputs[0]}"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ([], "nowhere to write"),
+        (["-o", "out.xyz"], "known: .npz .s2d .svg .ply"),
+        (["-o", "out.npz", "--blend", "absent.npz"], "no such file"),
+        (["-o", "out.npz", "--mask", "small.png"], "the mask has 4x3 pixels"),
+        (["-o", "out.npz", "--crop", "0", "0", "2.5", "2"], "whole numbers"),
+        (["-o", "out.npz", "--scale", "2", "--width", "4"], "not both"),
+    ],
+)
+def test_bad_edits_end_with_a_line(
+    file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], options: list[str], message: str
+) -> None:
+    monkeypatch.chdir(file.parent)
+    splat2d.save_image("small.png", np.ones((3, 4, 1), np.float32))
+    assert main(["edit", file.name, *options]) == 1
+    said = capsys.readouterr().err
+    assert message in said and said.count("\n") == 1
+    assert not list(file.parent.glob("out.*"))

@@ -15,6 +15,7 @@ ROOT = Path(splat2d.__file__).parent
 EVERYTHING = {
     *("errors", "config", "splats", "atomic", "images", "storage", "files", "metrics", "inspection", "engine"),
     *("rendering", "seeding", "fitting", "batch", "scene", "demo", "bench", "codec", "compression", "editing"),
+    *("exporting",),
     *("pillow", "__init__"),
 }
 MAY_IMPORT = {
@@ -22,14 +23,15 @@ MAY_IMPORT = {
     "config": {"errors"},
     "splats": {"errors"},
     "atomic": {"errors"},
-    "images": {"errors", "atomic"},
+    "images": {"errors", "atomic", "_cpu"},
     "storage": {"errors", "atomic", "splats", "codec"},
-    "files": {"errors", "atomic", "splats", "codec", "images", "storage"},
+    "files": {"errors", "atomic", "splats", "codec", "images", "storage", "exporting"},
     "metrics": {"errors", "_cpu"},
     "inspection": {"errors", "metrics", "splats", "codec"},
     "engine": {"errors", "config", "_cpu"},
-    "rendering": {"errors", "config", "splats", "engine"},
+    "rendering": {"errors", "config", "splats", "engine", "_cpu"},
     "editing": {"errors", "splats", "rendering", "_cpu"},
+    "exporting": {"errors", "atomic", "splats", "rendering", "editing", "_cpu"},
     "seeding": {"splats", "_cpu"},
     "fitting": {"errors", "config", "splats", "engine", "seeding", "metrics"},
     "batch": {"errors", "config", "splats", "engine", "seeding", "fitting", "_cpu"},

@@ -41,12 +41,12 @@ def photo(tmp_path, monkeypatch):
 def test_every_command_runs(photo, capsys):
     lines = [line.partition(" #")[0] for block in blocks("") for line in block.splitlines()]
     commands = [shlex.split(line)[1:] for line in lines if line.startswith("splat2d ")]
-    assert {command[0] for command in commands} == {"fit", "decode", "render", "info", "compare", "encode", "bench"}
+    assert {command[0] for command in commands} == {"fit", "decode", "render", "edit", "info", "compare", "encode", "bench"}
     for command in commands:
         shorter = [part for word, parts in SHORTER.items() if word in command for part in parts]
         assert main([*command, *shorter]) == 0, command
         assert capsys.readouterr().out
-    for path in ("photo.s2d", "photo.npz", "fit.png", "photo.png", "large.png", "detail.png", "later.s2d"):
+    for path in ("photo.s2d", "photo.npz", "fit.png", "photo.png", "large.png", "detail.png", "photo.svg", "edited.s2d", "later.s2d"):
         assert (photo / path).stat().st_size > 0
 
 

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from math import isfinite
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 from tyro.conf import FlagCreatePairsOff, Positional, UseAppendAction, arg
 from tyro.extras import subcommand_cli_from_dict
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from splat2d.compression import Compressed
     from splat2d.fitting import Progress
     from splat2d.inspection import CodingInfo
+    from splat2d.splats import Splats
 
 OK, USER_ERROR, INTERRUPTED = 0, 1, 130  # tyro exits with 2 where the command line itself cannot be understood
 
@@ -48,6 +49,8 @@ Threads = Annotated[
     arg(metavar="N", help="CPU threads, every core unless given. The result is the same.", help_behavior_hint=""),
 ]
 OnDevice = Annotated[Device, arg(help="Where to compute; auto takes a GPU if there is one it can use.")]
+Box = Annotated[tuple[float, float, float, float] | None, arg(metavar="X Y W H", help_behavior_hint="")]
+SplatFile = Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="")]
 Json = Annotated[bool, arg(help_behavior_hint="")]
 Quiet = Annotated[bool, arg(help="Show no progress.", help_behavior_hint="")]
 
@@ -64,8 +67,9 @@ class Fit:
     photo: Positional[Annotated[Path, arg(metavar="PHOTO", help_behavior_hint="")]]
     """The picture to fit. It is never overwritten."""
     outputs: Outputs = ()
-    """Where to write; repeatable. The suffix decides: .s2d takes the splats small, .npz as they are, .png, .jpg and
-    other pictures take what the splats show. Unless given: PHOTO with the suffix .s2d."""
+    """Where to write; repeatable. The suffix decides: .s2d takes the splats small, .npz as they are, .svg and .ply (3D
+    viewers) as other programs can show them, which is less exact, .png, .jpg and other pictures take what the splats
+    show. Unless given: PHOTO with the suffix .s2d."""
     bytes: Count = None
     """Budget: the best .s2d file of at most this size."""
     bpp: Annotated[float | None, arg(metavar="B", help_behavior_hint="")] = None
@@ -102,7 +106,7 @@ class Render:
     file: Positional[Annotated[Path, arg(metavar="FILE", help_behavior_hint="")]]
     """The splats."""
     outputs: Outputs = ()
-    """Where to write; repeatable. The suffix decides the picture's format."""
+    """Where to write; repeatable. The suffix decides the format: .png .jpg .webp .avif .tif .npy .svg .ply ..."""
     width: Count = None
     """Width of the result in pixels; the height follows."""
     height: Count = None
@@ -146,6 +150,71 @@ class Decode:
     """Take the beginning of a file whose end is missing, and the splats that it holds."""
     device: OnDevice = "auto"
     threads: Threads = None
+
+
+@dataclass(frozen=True)
+class Edit:
+    """Change splats: choose, cut, move, recolour and mix them, exactly.
+
+    What is asked for is done in the order of the options below. For another order edit twice; .npz in between loses
+    nothing. What an edit uncovers shows the background, the mean colour of the picture.
+    """
+
+    file: Positional[Annotated[Path, arg(metavar="FILE", help_behavior_hint="")]]
+    """The splats. Metadata of a .s2d file comes along."""
+    outputs: Outputs = ()
+    """Where to write; repeatable. The suffix decides, as in fit."""
+    select: Box = None
+    """Keep only the splats centred in this box."""
+    mask: Annotated[Path | None, arg(metavar="PICTURE", help_behavior_hint="")] = None
+    """Keep only the splats centred where this picture, of the size of the canvas, is brighter than middle grey."""
+    outside: Annotated[bool, arg(help_behavior_hint="")] = False
+    """Keep the others instead."""
+    crop: Box = None
+    """Cut to this box of whole width and height; it may reach beyond the canvas."""
+    flip: Annotated[
+        Literal["horizontal", "vertical"] | None, arg(metavar="{horizontal,vertical}", help_behavior_hint="")
+    ] = None
+    """Mirror left to right (horizontal) or top to bottom (vertical)."""
+    rotate: Annotated[float | None, arg(metavar="DEGREES", help_behavior_hint="")] = None
+    """Turn counter-clockwise; the canvas grows to hold the corners."""
+    keep_canvas: Annotated[bool, arg(help_behavior_hint="")] = False
+    """Turn on the canvas as it is instead."""
+    width: Count = None
+    """Enlarge or shrink to this width in pixels; the height follows."""
+    height: Count = None
+    """To this height; the width follows unless given."""
+    scale: Annotated[float | None, arg(metavar="S", help_behavior_hint="")] = None
+    """By this factor."""
+    translate: Annotated[tuple[float, float] | None, arg(metavar="DX DY", help_behavior_hint="")] = None
+    """Move right and down by so many pixels, on the same canvas."""
+    canvas: Annotated[tuple[int, int] | None, arg(metavar="W H", help_behavior_hint="")] = None
+    """Cut or extend the canvas to this size, the picture in its middle."""
+    exposure: Annotated[float, arg(metavar="STOPS", help_behavior_hint="")] = 0.0
+    """Brighten by so many stops; negative: darken."""
+    contrast: Annotated[float, arg(metavar="FACTOR", help_behavior_hint="")] = 1.0
+    """Stretch the distance from middle grey by this factor."""
+    brightness: Annotated[float, arg(metavar="VALUE", help_behavior_hint="")] = 0.0
+    """Add this value, of a range of 1."""
+    saturation: Annotated[float, arg(metavar="FACTOR", help_behavior_hint="")] = 1.0
+    """Stretch the distance from grey of the same luma by this factor; 0 is grey."""
+    overlay: SplatFile = None
+    """Add the splats of another file. Light adds up: they do not hide what lies beneath."""
+    at: Annotated[tuple[float, float], arg(metavar="X Y", help_behavior_hint="")] = (0.0, 0.0)
+    """Where the upper left corner of that file's canvas goes."""
+    cross_fade: SplatFile = None
+    """Mix with the picture of another file of the same size."""
+    blend: SplatFile = None
+    """Move splat by splat towards another file that was edited from the same splats (as .npz)."""
+    amount: Annotated[float, arg(metavar="T", help_behavior_hint="")] = 0.5
+    """How far to fade or blend: 0 is FILE, 1 the other."""
+    quality: Annotated[float | None, arg(metavar="Q", help_behavior_hint="")] = None
+    """Of a .s2d file written, 0 to 100; as in FILE unless given. Its splats are rounded again, which loses a little."""
+    device: OnDevice = "auto"
+    threads: Threads = None
+    json: Json = False
+    """Print one JSON object instead of text: splats, width, height, channels, outputs (path and bytes of each), next (a
+    command to try)."""
 
 
 @dataclass(frozen=True)
@@ -382,26 +451,21 @@ def _next_command(photo: Path, outputs: Sequence[Path], file: Path | None) -> st
 
 
 def _render(command: Render) -> int:
-    from splat2d import storage
-    from splat2d.files import check_outputs
-    from splat2d.images import save_image
+    from splat2d import editing, storage
+    from splat2d.files import check_outputs, is_export, write
     from splat2d.rendering import render
 
     if not command.outputs:
         raise InputError("render: nowhere to write; name a picture with -o")
     check_outputs(command.outputs, command.file, splats=False)
-    picture = render(
-        storage.load(command.file),
-        width=command.width,
-        height=command.height,
-        scale=command.scale,
-        crop=command.crop,
-        device=command.device,
-        threads=command.threads,
-    )
+    splats = storage.load(command.file)
+    size: dict[str, Any] = {"width": command.width, "height": command.height, "scale": command.scale}
+    picture = render(splats, **size, crop=command.crop, device=command.device, threads=command.threads)
+    if any(map(is_export, command.outputs)):
+        splats = editing.resize(editing.crop(splats, command.crop) if command.crop else splats, **size)
     height, width, _ = picture.shape
     for path in command.outputs:
-        save_image(path, picture)
+        write(path, splats, picture)
         print(f"{path}: {width}x{height} pixels, {_size(path.stat().st_size, width * height)}")
     return OK
 
@@ -469,6 +533,88 @@ def _decode(command: Decode) -> int:
     for path in outputs:
         print(f"{path}: {_size(write(path, splats, picture), splats.width * splats.height)}")
     return OK
+
+
+def _edit(command: Edit) -> int:
+    from splat2d import codec, storage
+    from splat2d.codec.container import VECTOR
+    from splat2d.files import CODED, check_outputs, holds_splats, is_coded, write
+    from splat2d.rendering import render
+
+    if not command.outputs:
+        raise InputError("edit: nowhere to write; name a file with -o")
+    check_outputs(command.outputs, command.file, splats=True)
+    quality, profile, metadata = command.quality, "scalar", None
+    if command.file.suffix.lower() == CODED:
+        contents = storage.load_s2d(command.file)
+        header, metadata, splats = contents.container.header, contents.container.metadata, contents.splats
+        if header.profile == VECTOR:
+            profile = "vector"
+        elif quality is None:
+            quality = codec.quality_of(header.quality_index)
+    else:
+        splats = storage.load(command.file)
+    splats = _edited(splats, command)
+    data = None
+    if any(map(is_coded, command.outputs)):
+        data = codec.encode(splats, quality=quality, metadata=metadata, profile=cast(Profile, profile))
+    picture = render(splats, device=command.device, threads=command.threads)
+    sizes = {path: write(path, splats, picture, data) for path in command.outputs}
+    file = next(filter(holds_splats, command.outputs), None)
+    report: dict[str, Any] = {
+        "splats": len(splats),
+        "width": splats.width,
+        "height": splats.height,
+        "channels": splats.channels,
+        "outputs": [{"path": str(path), "bytes": size} for path, size in sizes.items()],
+        "next": shlex.join(["splat2d", "info", str(file or command.outputs[0])]),
+    }
+    if command.json:
+        _print_json(report)
+    else:
+        pixels = splats.width * splats.height
+        _print_rows(
+            {
+                "splats": f"{len(splats)} for {splats.width}x{splats.height} pixels, {splats.channels} channels",
+                **{str(path): _size(size, pixels) for path, size in sizes.items()},
+                "next": report["next"],
+            }
+        )
+    return OK
+
+
+def _edited(splats: Splats, command: Edit) -> Splats:
+    """The steps of the command, in the order of its help. Raises InputError."""
+    from splat2d import editing, storage
+    from splat2d.images import load_image
+
+    if command.select is not None:
+        splats = editing.select(splats, command.select, outside=command.outside)
+    if command.mask is not None:
+        bright = load_image(command.mask).mean(axis=2) > 0.5
+        splats = editing.select(splats, bright, outside=command.outside)
+    if command.crop is not None:
+        splats = editing.crop(splats, command.crop)
+    if command.flip is not None:
+        splats = editing.flip(splats, command.flip)
+    if command.rotate is not None:
+        splats = editing.rotate(splats, command.rotate, expand=not command.keep_canvas)
+    if (command.width, command.height, command.scale) != (None, None, None):
+        splats = editing.resize(splats, width=command.width, height=command.height, scale=command.scale)
+    if command.translate is not None:
+        splats = editing.translate(splats, *command.translate)
+    if command.canvas is not None:
+        splats = editing.resize_canvas(splats, *command.canvas)
+    colors = {name: getattr(command, name) for name in ("exposure", "contrast", "brightness", "saturation")}
+    if colors != {"exposure": 0, "contrast": 1, "brightness": 0, "saturation": 1}:
+        splats = editing.recolor(splats, **colors)
+    if command.overlay is not None:
+        splats = editing.overlay(splats, storage.load(command.overlay), x=command.at[0], y=command.at[1])
+    if command.cross_fade is not None:
+        splats = editing.cross_fade(splats, storage.load(command.cross_fade), command.amount)
+    if command.blend is not None:
+        splats = editing.blend(splats, storage.load(command.blend), command.amount)
+    return splats
 
 
 def _info(command: Info) -> int:
@@ -788,6 +934,7 @@ COMMANDS: dict[str, tuple[type, Callable[[Any], int]]] = {
     "render": (Render, _render),
     "encode": (Encode, _encode),
     "decode": (Decode, _decode),
+    "edit": (Edit, _edit),
     "info": (Info, _info),
     "compare": (Compare, _compare),
     "bench": (Bench, _bench),

@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from splat2d import codec, images, storage
+from splat2d import codec, exporting, images, storage
 from splat2d.atomic import replacing
 from splat2d.codec.container import Header
 from splat2d.errors import FormatError, InputError
@@ -35,7 +35,9 @@ def read(path: Path) -> Splats | NDArray[np.float32]:
 
 
 def write(path: Path, splats: Splats, picture: NDArray[np.float32], data: bytes | None = None) -> int:
-    """Writes the splats or the picture of them, as the suffix says; the bytes on disk. Raises InputError.
+    """Writes the splats, for us or for others, or the picture of them, as the suffix says; the bytes on disk.
+
+    Raises InputError.
 
     data: what a .s2d file is to hold; the splats at the default quality unless given.
     """
@@ -43,6 +45,8 @@ def write(path: Path, splats: Splats, picture: NDArray[np.float32], data: bytes 
         storage.write_bytes(path, data)
     elif holds_splats(path):
         storage.save(path, splats)
+    elif is_export(path):
+        exporting.export(path, splats)
     else:
         images.save_image(path, picture)
     return path.stat().st_size
@@ -89,6 +93,11 @@ def holds_splats(path: Path) -> bool:
     return path.suffix.lower() in storage.SUFFIXES
 
 
+def is_export(path: Path) -> bool:
+    """Whether the suffix is one of splats for other programs."""
+    return path.suffix.lower() in exporting.SUFFIXES
+
+
 def default_output(source: Path, suffix: str = storage.SUFFIXES[0]) -> Path:
     """Where the splats of a photo or of another file go unless the user says.
 
@@ -110,7 +119,7 @@ def check_outputs(outputs: Sequence[Path], source: Path, *, splats: bool) -> Non
     written.
     """
     pictures = [suffix for suffix in images.SUFFIXES if suffix not in storage.SUFFIXES]
-    suffixes = [*storage.SUFFIXES, *pictures] if splats else pictures
+    suffixes = [*(storage.SUFFIXES if splats else ()), *exporting.SUFFIXES, *pictures]
     places = [source.resolve()]
     for path in outputs:
         if path.suffix.lower() not in suffixes:
@@ -125,7 +134,7 @@ def check_outputs(outputs: Sequence[Path], source: Path, *, splats: bool) -> Non
 
 
 def check_encoders(outputs: Sequence[Path], image: NDArray[np.float32], count: int = 0) -> None:
-    """Writes a row and a column of the size of the image [H, W, C] in each picture format; of .s2d looks at the header.
+    """Writes a row and a column of the size of the image [H, W, C] in each format of others; of .s2d checks the header.
 
     A package that is missing, a number of channels, a size or a count of splats that the format cannot take shows here,
     before the work. Raises InputError.
@@ -135,6 +144,10 @@ def check_encoders(outputs: Sequence[Path], image: NDArray[np.float32], count: i
         for path in outputs:
             if is_coded(path):
                 _check_header(path, width, height, channels, count)
+            elif is_export(path):
+                means, shapes, colors = (np.zeros((0, n), np.float32) for n in (2, 3, channels))
+                none = Splats(means, shapes, colors, 1, 1, np.zeros(channels, np.float32))
+                exporting.export(Path(folder, f"trial{path.suffix}"), none)
             elif not holds_splats(path):
                 for shape in ((1, width, channels), (height, 1, channels)):
                     images.save_image(Path(folder, f"trial{path.suffix}"), np.zeros(shape, np.float32))
