@@ -15,7 +15,7 @@ ROOT = Path(splat2d.__file__).parent
 EVERYTHING = {
     *("errors", "config", "splats", "atomic", "images", "storage", "files", "metrics", "inspection", "engine"),
     *("rendering", "seeding", "fitting", "batch", "scene", "demo", "bench", "codec", "compression", "editing"),
-    *("exporting",),
+    *("exporting", "viewing"),
     *("pillow", "__init__"),
 }
 MAY_IMPORT = {
@@ -25,13 +25,14 @@ MAY_IMPORT = {
     "atomic": {"errors"},
     "images": {"errors", "atomic", "_cpu"},
     "storage": {"errors", "atomic", "splats", "codec"},
-    "files": {"errors", "atomic", "splats", "codec", "images", "storage", "exporting"},
+    "files": {"errors", "atomic", "splats", "codec", "images", "storage", "exporting", "viewing"},
     "metrics": {"errors", "_cpu"},
     "inspection": {"errors", "metrics", "splats", "codec"},
     "engine": {"errors", "config", "_cpu"},
     "rendering": {"errors", "config", "splats", "engine", "_cpu"},
     "editing": {"errors", "splats", "rendering", "_cpu"},
     "exporting": {"errors", "atomic", "splats", "rendering", "editing", "_cpu"},
+    "viewing": {"errors", "atomic", "codec", "fitting", "images"},
     "seeding": {"splats", "_cpu"},
     "fitting": {"errors", "config", "splats", "engine", "seeding", "metrics"},
     "batch": {"errors", "config", "splats", "engine", "seeding", "fitting", "_cpu"},
@@ -39,7 +40,7 @@ MAY_IMPORT = {
     "scene": set(),
     "codec": {"errors", "splats", "_cpu"},
     "torch": {"errors", "splats", "engine", "_cpu"},
-    "diffusion": {"errors", "atomic"},
+    "diffusion": {"errors", "atomic", "images", "torch"},
     "pillow": {"errors", "codec", "compression", "fitting", "images", "rendering"},
     "demo": {"splats", "rendering", "metrics"},
     "bench": {"config", "splats", "engine", "fitting", "batch", "_cpu"},

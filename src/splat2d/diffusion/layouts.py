@@ -1,0 +1,161 @@
+"""How a picture is laid out as tokens: a splat per slot of a grid, or a patch of pixels, for comparison."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from splat2d.errors import InputError
+from splat2d.torch import Splats
+
+GEOMETRY = 5  # fields of a token before its colour: dx, dy, da, b, dc
+SMALLEST = math.log(0.5)  # of a and c: the floor of half a pixel that every fit of splat2d keeps
+LARGEST = 4.0  # of da and dc, and of the other offsets of geometry times 4: beyond are only failures of a sampler
+
+
+@dataclass(frozen=True, slots=True)
+class SplatLayout:
+    """A splat per slot of a grid; a token is how far the splat is from its slot, in units of the slot's sigma.
+
+    Fields of a token: dx, dy, da, b, dc, colour (C). The mean is slot + sigma (dx, dy), the log-Cholesky is
+    (ln sigma + da, sigma b, ln sigma + dc), colours are relative to the background, which all pictures share.
+    """
+
+    height: int  # pixels
+    width: int  # pixels
+    channels: int
+    rows: int
+    columns: int
+    background: tuple[float, ...]  # [C]
+
+    @property
+    def count(self) -> int:
+        return self.rows * self.columns
+
+    @property
+    def fields(self) -> int:
+        return GEOMETRY + self.channels
+
+    @property
+    def sigma(self) -> float:
+        """Size of a slot in pixels: half the distance of neighbours."""
+        return 0.5 * math.sqrt(self.width * self.height / self.count)
+
+    def positions(self) -> Tensor:
+        """Centres of the tokens, x and y in 0..1. [N, 2]"""
+        return _centres(self.rows, self.columns)
+
+    def splats(self, tokens: Tensor) -> Splats:
+        """The splats of tokens [..., N, F], whatever their values; with gradients."""
+        size = tokens.new_tensor([self.width, self.height])
+        slots = self.positions().to(tokens) * size
+        sigma = self.sigma
+        offsets = tokens[..., :GEOMETRY].nan_to_num().clamp(-4 * LARGEST, 4 * LARGEST)
+        diagonal = (offsets[..., 2::2].clamp(-LARGEST, LARGEST) + math.log(sigma)).clamp_min(SMALLEST)
+        log_cholesky = torch.stack([diagonal[..., 0], sigma * offsets[..., 3], diagonal[..., 1]], -1)
+        means = slots + sigma * offsets[..., :2]
+        colors = tokens[..., GEOMETRY:].nan_to_num().contiguous()
+        return Splats(means, log_cholesky, colors, self.width, self.height, tokens.new_tensor(self.background))
+
+    def tokens(self, splats: Splats) -> Tensor:
+        """Tokens [..., N, F] of as many splats as there are slots, in the order they come in."""
+        size = splats.means.new_tensor([self.width, self.height])
+        sigma = self.sigma
+        a, b, c = splats.log_cholesky.unbind(-1)
+        near = (splats.means - self.positions().to(splats.means) * size) / sigma
+        shape = torch.stack([a - math.log(sigma), b / sigma, c - math.log(sigma)], -1)
+        return torch.cat([near, shape, splats.colors], -1)
+
+    def pictures(self, tokens: Tensor) -> Tensor:
+        """What tokens [..., N, F] show: [..., H, W, C], not clamped. With gradients."""
+        return self.splats(tokens).picture()
+
+    def flipped(self, tokens: Tensor) -> Tensor:
+        """The tokens of the pictures mirrored left to right; exact, since the grid is symmetric."""
+        signs = tokens.new_ones(self.fields)
+        signs[[0, 3]] = -1
+        grid = tokens.unflatten(-2, (self.rows, self.columns)).flip(-2)
+        return (grid * signs).flatten(-3, -2)
+
+
+@dataclass(frozen=True, slots=True)
+class PatchLayout:
+    """A square of pixels per token: the pixel-space model that splats are compared with."""
+
+    height: int  # pixels
+    width: int  # pixels
+    channels: int
+    patch: int  # pixels a side
+
+    @property
+    def rows(self) -> int:
+        return self.height // self.patch
+
+    @property
+    def columns(self) -> int:
+        return self.width // self.patch
+
+    @property
+    def count(self) -> int:
+        return self.rows * self.columns
+
+    @property
+    def fields(self) -> int:
+        return self.patch * self.patch * self.channels
+
+    def positions(self) -> Tensor:
+        """Centres of the tokens, x and y in 0..1. [N, 2]"""
+        return _centres(self.rows, self.columns)
+
+    def tokens(self, pictures: Tensor) -> Tensor:
+        """Tokens [..., N, F] of pictures [..., H, W, C]."""
+        squares = pictures.unflatten(-3, (self.rows, self.patch)).unflatten(-2, (self.columns, self.patch))
+        return squares.transpose(-4, -3).flatten(-3).flatten(-3, -2)
+
+    def pictures(self, tokens: Tensor) -> Tensor:
+        """The inverse: [..., H, W, C]."""
+        squares = tokens.unflatten(-1, (self.patch, self.patch, self.channels)).unflatten(-4, (self.rows, self.columns))
+        return squares.transpose(-4, -3).flatten(-3, -2).flatten(-4, -3).nan_to_num()
+
+    def flipped(self, tokens: Tensor) -> Tensor:
+        """The tokens of the pictures mirrored left to right."""
+        return self.tokens(self.pictures(tokens).flip(-2))
+
+
+Layout = SplatLayout | PatchLayout
+
+
+def grid_for(count: int, height: int, width: int) -> tuple[int, int]:
+    """Rows and columns of a grid of `count` slots, as square as it goes. Raises InputError where that is far off."""
+    wanted = math.log(height / width)
+    shapes = [(rows, count // rows) for rows in range(1, count + 1) if count % rows == 0]
+    rows, columns = min(shapes, key=lambda shape: abs(math.log(shape[0] / shape[1]) - wanted))
+    if abs(math.log(rows / columns) - wanted) > math.log(1.5):
+        near = max(1, round(math.sqrt(count * height / width)))
+        other = near * max(1, round(near * width / height))
+        raise InputError(f"splats: {count} splats make no grid over {width}x{height} pixels; take {other}")
+    return rows, columns
+
+
+def packed(layout: Layout) -> dict[str, Any]:
+    """The layout as values for JSON."""
+    return {"kind": "splats" if isinstance(layout, SplatLayout) else "pixels", **asdict(layout)}
+
+
+def unpacked(values: Mapping[str, Any]) -> Layout:
+    """The inverse of packed(). Raises KeyError and TypeError for what it never made."""
+    fields = dict(values)
+    if fields.pop("kind") == "splats":
+        fields["background"] = tuple(fields["background"])
+        return SplatLayout(**fields)
+    return PatchLayout(**fields)
+
+
+def _centres(rows: int, columns: int) -> Tensor:
+    y, x = torch.meshgrid((torch.arange(rows) + 0.5) / rows, (torch.arange(columns) + 0.5) / columns, indexing="ij")
+    return torch.stack([x, y], -1).flatten(0, 1)

@@ -1,0 +1,138 @@
+"""A trained model: its file, and pictures out of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from splat2d.atomic import unreadable
+from splat2d.diffusion.flow import Denoise, Sampler, guided, sample, times
+from splat2d.diffusion.layouts import Layout, packed, unpacked
+from splat2d.diffusion.network import Denoiser, NetworkConfig
+from splat2d.diffusion.splatset import read_safetensors, write_safetensors
+from splat2d.errors import InputError
+
+VERSION = 1
+AT_ONCE = 1 << 17  # tokens that go through the network together
+SHIPPED = Path(__file__).parent / "fashion.safetensors"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Model:
+    """A denoiser of whitened tokens with all that it takes to make pictures of them."""
+
+    network: Denoiser
+    layout: Layout
+    mean: Tensor  # [F], of the tokens it was trained on
+    deviation: Tensor  # [F]
+    names: tuple[str, ...]  # of the classes; empty where there are none
+    prediction: str  # what the network puts out: "x", the clean tokens, or "v", the velocity
+
+    @property
+    def device(self) -> torch.device:
+        return self.mean.device
+
+    def whitened(self, tokens: Tensor) -> Tensor:
+        """Tokens [..., F] at mean 0 and deviation 1."""
+        return (tokens - self.mean) / self.deviation
+
+    def tokens(self, whitened: Tensor) -> Tensor:
+        """The inverse."""
+        return whitened * self.deviation + self.mean
+
+    def clean(self, x: Tensor, t: Tensor, labels: Tensor) -> Tensor:
+        """The clean tokens that it expects for x_t [B, N, F], t [B] and labels [B]; all whitened, with gradients."""
+        bf16 = self.device.type == "cuda"
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=bf16):
+            out = self.network(x, t, labels)
+        return clean_tokens(self.prediction, out.float(), x, t)
+
+    def denoiser(self, labels: Tensor, guidance: float) -> Denoise:
+        """clean() for these labels under classifier-free guidance."""
+        return guided(self.clean, labels, self.network.classes, guidance)
+
+    def to(self, device: torch.device | str) -> Model:
+        """The same on another device."""
+        tensors = (self.mean.to(device), self.deviation.to(device))
+        return Model(self.network.to(device), self.layout, *tensors, self.names, self.prediction)
+
+
+def clean_tokens(prediction: str, out: Tensor, x: Tensor, t: Tensor) -> Tensor:
+    """The clean tokens that an output of the network means."""
+    return out if prediction == "x" else x + (1 - t)[:, None, None] * out
+
+
+@dataclass(frozen=True, slots=True)
+class SampleConfig:
+    """How to draw samples."""
+
+    steps: int = 25
+    sampler: Sampler = "heun"
+    guidance: float = 1.5
+    shift: float = 1.0
+    seed: int = 0
+
+
+def noise_for(model: Model, indices: range, seed: int) -> Tensor:
+    """Noise [n, N, F] of the samples of these indices; each depends on seed and index alone."""
+    shape = (model.layout.count, model.layout.fields)
+    draws = [torch.randn(shape, generator=torch.Generator().manual_seed((seed << 32) + index)) for index in indices]
+    return torch.stack(draws).to(model.device)
+
+
+@torch.no_grad()
+def generate(model: Model, labels: Tensor, config: SampleConfig | None = None) -> Tensor:
+    """Tokens [n, N, F] of new pictures of the classes labels [n], on the device of the model. Raises InputError."""
+    config = config or SampleConfig()
+    if config.steps < 1:
+        raise InputError(f"steps: must be at least 1, got {config.steps}")
+    if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) <= model.network.classes:
+        raise InputError(f"class: there are {model.network.classes}, numbered from 0; got {int(labels.max())}")
+    chunk = max(1, AT_ONCE // model.layout.count)
+    schedule = times(config.steps, config.shift)
+    parts = []
+    for start in range(0, len(labels), chunk):
+        some = labels[start : start + chunk].to(model.device)
+        noise = noise_for(model, range(start, start + len(some)), config.seed)
+        parts.append(model.tokens(sample(model.denoiser(some, config.guidance), noise, schedule, config.sampler)))
+    return torch.cat(parts)
+
+
+def save_model(path: Path, model: Model, about: Mapping[str, object]) -> None:
+    """Writes weights in 16 bits, with everything that sampling needs, as safetensors. Raises InputError."""
+    tensors = {name: tensor.half() for name, tensor in model.network.state_dict().items()}
+    header = {
+        "kind": "model",
+        "version": VERSION,
+        "layout": packed(model.layout),
+        "network": asdict(model.network.config),
+        "names": model.names,
+        "classes": model.network.classes,
+        "prediction": model.prediction,
+        "mean": model.mean.tolist(),
+        "deviation": model.deviation.tolist(),
+        "about": dict(about),
+    }
+    write_safetensors(path, tensors, header)
+
+
+def load_model(path: Path, device: torch.device | str = "cpu") -> Model:
+    """Reads a model, ready to sample. Raises InputError."""
+    header, tensors = read_safetensors(path, "model", VERSION)
+    try:
+        layout = unpacked(header["layout"])
+        config = NetworkConfig(**header["network"])
+        network = Denoiser(layout.fields, layout.positions(), header["classes"], config)
+        network.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
+        mean, deviation = torch.tensor(header["mean"]), torch.tensor(header["deviation"])
+        if mean.shape != (layout.fields,) or deviation.shape != (layout.fields,):
+            raise ValueError(f"its statistics are not those of {layout.fields} fields")
+        names, prediction = tuple(header["names"]), header["prediction"]
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise unreadable(path, error, "a model of this version") from error
+    network.eval().requires_grad_(False)
+    return Model(network, layout, mean, deviation, names, prediction).to(device)

@@ -1,0 +1,354 @@
+"""Training of a denoiser, on one device or, started by `accelerate launch` or torchrun, on several.
+
+Nothing random outlives a step: the draws of step k follow from the seed, k and the rank. A training that was killed
+goes on from its last checkpoint as if nothing had happened.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from splat2d.atomic import reason
+from splat2d.diffusion.flow import noised, velocity_loss
+from splat2d.diffusion.grids import save_sheet
+from splat2d.diffusion.layouts import Layout, PatchLayout
+from splat2d.diffusion.model import Model, clean_tokens, generate, save_model
+from splat2d.diffusion.network import Denoiser, NetworkConfig
+from splat2d.diffusion.splatset import SplatSet, read_safetensors, rendered, statistics, write_safetensors
+from splat2d.errors import InputError
+
+VERSION = 1
+CHECKPOINT, MODEL, LOG = "checkpoint.safetensors", "model.safetensors", "log.jsonl"
+SAMPLES = 40  # on a sheet
+EMA_WARMUP = 10  # the average forgets at 1 - (1 + k) / (EMA_WARMUP + k) while that is faster
+
+
+@dataclass(frozen=True, slots=True)
+class TrainConfig:
+    """What to train, and for how long. The batch is that of all devices together."""
+
+    tokens: Literal["splats", "pixels"] = "splats"
+    patch: int = 4  # pixels a side of a token of the pixel model
+    network: NetworkConfig = field(default_factory=NetworkConfig)
+    prediction: Literal["x", "v"] = "x"
+    steps: int = 20_000
+    batch: int = 512
+    rate: float = 1e-3
+    warmup: int = 500  # steps
+    decay: float = 0.01  # of weights, AdamW
+    average: float = 0.9995  # EMA of the weights
+    drop: float = 0.1  # of labels, for classifier-free guidance
+    flip: bool = False  # mirror half of the pictures
+    render: float = 0.0  # weight of the squared error of rendered pictures, where t > render_from
+    render_from: float = 0.6
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class TrainEvent:
+    """One report of a training."""
+
+    step: int
+    steps: int
+    loss: float  # mean since the last report
+    render_loss: float
+    rate: float
+    seconds: float  # of this process, since it began
+    pictures_per_second: float
+    saved: bool  # whether a checkpoint was written
+
+
+@dataclass(frozen=True, slots=True)
+class _Workers:
+    """The processes that train together."""
+
+    rank: int
+    count: int
+    device: torch.device
+
+
+def train(
+    splats: SplatSet,
+    config: TrainConfig,
+    folder: Path,
+    *,
+    device: torch.device | str = "cpu",
+    report_every: int = 100,
+    save_every: int = 2000,
+    sample_every: int = 0,
+) -> Iterator[TrainEvent]:
+    """Trains, and yields reports. Goes on where folder holds a checkpoint of the same training. Raises InputError.
+
+    In folder: the checkpoint, the model (the averaged weights), a log of a JSON object a line, scalars for TensorBoard
+    and, every sample_every steps, a grid of samples.
+    """
+    _check(config, splats)
+    with _workers(torch.device(device)) as workers:
+        yield from _train(splats, config, folder, workers, report_every, save_every, sample_every)
+
+
+def _check(config: TrainConfig, splats: SplatSet) -> None:
+    for name in ("steps", "batch", "patch"):
+        if getattr(config, name) < 1:
+            raise InputError(f"{name}: must be at least 1, got {getattr(config, name)}")
+    network = config.network
+    if network.width % (2 * network.heads):
+        raise InputError(f"width: must be a multiple of twice the heads, {2 * network.heads}, got {network.width}")
+    layout = splats.layout
+    if config.tokens == "pixels" and (layout.width % config.patch or layout.height % config.patch):
+        raise InputError(f"patch: {config.patch} pixels do not divide {layout.width}x{layout.height}")
+    if config.tokens == "pixels" and config.render:
+        raise InputError("render: the pixel model has no splats to render; leave it at 0")
+
+
+@contextmanager
+def _workers(device: torch.device) -> Iterator[_Workers]:
+    """This process alone, or its place among those that one launch started."""
+    count = int(os.environ.get("WORLD_SIZE", "1"))
+    if count == 1:
+        yield _Workers(0, 1, device)
+        return
+    rank, local = int(os.environ["RANK"]), int(os.environ["LOCAL_RANK"])
+    if device.type == "cuda":
+        device = torch.device("cuda", local)
+        torch.cuda.set_device(device)
+    torch.distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    try:
+        yield _Workers(rank, count, device)
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+def _train(
+    splats: SplatSet,
+    config: TrainConfig,
+    folder: Path,
+    workers: _Workers,
+    report_every: int,
+    save_every: int,
+    sample_every: int,
+) -> Iterator[TrainEvent]:
+    device = workers.device
+    part = torch.from_numpy(splats.part(False))
+    images = torch.from_numpy(splats.pictures.images)[part].to(device)
+    labels = torch.from_numpy(splats.pictures.labels)[part].to(device)
+    layout, tokens, mean, deviation = training_tokens(splats, config, images)
+    tokens = tokens.to(device)
+
+    torch.manual_seed(config.seed)
+    classes = max(1, len(splats.pictures.names))
+    network = Denoiser(layout.fields, layout.positions(), classes, config.network).to(device)
+    averaged = Denoiser(layout.fields, layout.positions(), classes, config.network).to(device).requires_grad_(False)
+    averaged.load_state_dict(network.state_dict())
+    optimizer = torch.optim.AdamW(
+        network.parameters(),
+        lr=config.rate,
+        betas=(0.9, 0.99),
+        weight_decay=config.decay,
+        fused=device.type == "cuda",
+    )
+    model = Model(averaged, layout, mean.to(device), deviation.to(device), splats.pictures.names, config.prediction)
+    identity = {"config": asdict(config), "data": splats.fingerprint()}
+    first = _resume(folder / CHECKPOINT, identity, network, averaged, optimizer)
+    whole: nn.Module = network
+    if device.type == "cuda":
+        for block in network.blocks:
+            block.compile(dynamic=False)  # one block's code serves all of them
+    if workers.count > 1:
+        whole = DistributedDataParallel(network, device_ids=[device.index] if device.type == "cuda" else None)
+
+    generator = torch.Generator(device)
+    share = -(-config.batch // workers.count)
+    weights, goals = list(network.parameters()), list(averaged.parameters())
+    losses = torch.zeros(2, device=device)
+    began = reported = time.perf_counter()
+    with _writer(folder, workers.rank == 0) as write:
+        for step in range(first, config.steps):
+            generator.manual_seed((config.seed * 1_000_003 + step) * 64 + workers.rank)
+            batch = _batch(config, model, tokens, images, labels, share, generator)
+            rate = config.rate * _schedule(step, config)
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+                out = whole(batch.noisy, batch.t, batch.labels)
+            clean = clean_tokens(config.prediction, out.float(), batch.noisy, batch.t)
+            loss = velocity_loss(clean, batch.x, batch.t)
+            drawn = _render_loss(config, model, clean, batch) if config.render else loss.new_zeros(())
+            optimizer.zero_grad(set_to_none=True)
+            (loss + config.render * drawn).backward()
+            nn.utils.clip_grad_norm_(weights, 1.0)
+            optimizer.step()
+            keep = min(config.average, (1 + step) / (EMA_WARMUP + step))
+            torch._foreach_lerp_(goals, weights, 1 - keep)
+            losses += torch.stack([loss.detach(), drawn.detach()])
+
+            done = step + 1
+            last = done == config.steps
+            saved = done % save_every == 0 or last
+            if saved and workers.rank == 0:
+                _save(folder / CHECKPOINT, identity, done, network, averaged, optimizer)
+                save_model(folder / MODEL, model, identity | {"step": done})
+            if sample_every and (done % sample_every == 0 or last) and workers.rank == 0:
+                _write_sheet(folder / f"samples-{done:06}.png", model)
+            if done % report_every == 0 or last:
+                since = (done - 1) % report_every + 1 if done - report_every >= first else done - first
+                values = (losses / since).tolist()  # waits for the device
+                if not math.isfinite(values[0]):
+                    raise InputError(f"step {done}: the loss is {values[0]}; train again with a lower rate")
+                losses.zero_()
+                now = time.perf_counter()
+                speed = since * share * workers.count / (now - reported)
+                event = TrainEvent(done, config.steps, values[0], values[1], rate, now - began, speed, saved)
+                reported = now
+                write(event)
+                yield event
+
+
+def training_tokens(splats: SplatSet, config: TrainConfig, images: Tensor) -> tuple[Layout, Tensor, Tensor, Tensor]:
+    """Layout, whitened tokens [n, N, F] of the pictures images [n, H, W, C] to train on, and their statistics [F]."""
+    layout: Layout = splats.layout
+    if config.tokens == "pixels":
+        height, width, channels = splats.pictures.size
+        layout = PatchLayout(height, width, channels, config.patch)
+        tokens = layout.tokens(images.cpu().float() / 255)
+    else:
+        tokens = splats.tokens[torch.from_numpy(splats.part(False))].float()
+    mean, deviation = statistics(tokens)
+    return layout, (tokens - mean) / deviation, mean, deviation
+
+
+@dataclass(frozen=True, slots=True)
+class _Batch:
+    x: Tensor  # [B, N, F], whitened
+    t: Tensor  # [B]
+    noisy: Tensor  # [B, N, F]
+    labels: Tensor  # [B], some of them empty
+    images: Tensor  # [B, H, W, C] of 0..1
+
+
+def _batch(
+    config: TrainConfig,
+    model: Model,
+    tokens: Tensor,
+    images: Tensor,
+    labels: Tensor,
+    count: int,
+    generator: torch.Generator,
+) -> _Batch:
+    """Everything random about one step."""
+    device = tokens.device
+    chosen = torch.randint(len(tokens), (count,), generator=generator, device=device)
+    x, pictures, classes = tokens[chosen], images[chosen].float() / 255, labels[chosen]
+    t = torch.randn(count, generator=generator, device=device).sigmoid()
+    noise = torch.randn(x.shape, generator=generator, device=device)
+    dropped = torch.rand(count, generator=generator, device=device) < config.drop
+    if config.flip:
+        turned = torch.rand(count, generator=generator, device=device) < 0.5
+        mirrored = model.whitened(model.layout.flipped(model.tokens(x)))
+        x = torch.where(turned[:, None, None], mirrored, x)
+        pictures = torch.where(turned[:, None, None, None], pictures.flip(2), pictures)
+    classes = torch.where(dropped, model.network.classes, classes)
+    return _Batch(x, t, noised(x, noise, t), classes, pictures)
+
+
+def _render_loss(config: TrainConfig, model: Model, clean: Tensor, batch: _Batch) -> Tensor:
+    """Squared error of what the predicted splats show, summed over pixels per number of a picture's tokens.
+
+    Only where little noise is left: earlier the prediction is a mean of many pictures, whose splats show another
+    picture than the mean of theirs.
+    """
+    shown = model.layout.pictures(model.tokens(clean))
+    error = (shown - batch.images).square().flatten(1).sum(1) / clean[0].numel()
+    return (error * (batch.t > config.render_from)).mean()
+
+
+def _schedule(step: int, config: TrainConfig) -> float:
+    """Linear to 1, then a cosine to 0."""
+    if step < config.warmup:
+        return (step + 1) / config.warmup
+    return 0.5 * (1 + math.cos(math.pi * (step - config.warmup) / max(1, config.steps - config.warmup)))
+
+
+def _save(
+    path: Path,
+    identity: dict[str, Any],
+    step: int,
+    network: nn.Module,
+    averaged: nn.Module,
+    optimizer: torch.optim.Optimizer,
+) -> None:
+    tensors = {f"network.{name}": tensor for name, tensor in network.state_dict().items()}
+    tensors |= {f"averaged.{name}": tensor for name, tensor in averaged.state_dict().items()}
+    for name, weight in network.named_parameters():
+        tensors |= {f"optimizer.{key}.{name}": value for key, value in optimizer.state[weight].items()}
+    header = {"kind": "checkpoint", "version": VERSION, "step": step, **identity}
+    write_safetensors(path, tensors, header)
+
+
+def _resume(
+    path: Path,
+    identity: dict[str, Any],
+    network: nn.Module,
+    averaged: nn.Module,
+    optimizer: torch.optim.Optimizer,
+) -> int:
+    """Loads a checkpoint, if there is one; the number of steps that are done. Raises InputError."""
+    if not path.exists():
+        return 0
+    header, tensors = read_safetensors(path, "checkpoint", VERSION)
+    for key, what in (("data", "set of splats"), ("config", "configuration")):
+        if header.get(key) != json.loads(json.dumps(identity[key])):
+            raise InputError(f"{path}: is of another {what}; give another folder, or delete it to begin anew")
+    network.load_state_dict({name[8:]: tensor for name, tensor in tensors.items() if name.startswith("network.")})
+    averaged.load_state_dict({name[9:]: tensor for name, tensor in tensors.items() if name.startswith("averaged.")})
+    for name, weight in network.named_parameters():
+        state = {key: tensors[f"optimizer.{key}.{name}"] for key in ("step", "exp_avg", "exp_avg_sq")}
+        optimizer.state[weight] = {
+            key: value if key == "step" and weight.device.type == "cpu" else value.to(weight.device)
+            for key, value in state.items()
+        }
+    return int(header["step"])
+
+
+def _write_sheet(path: Path, model: Model) -> None:
+    """Samples of every class, drawn while the training goes on."""
+    classes = model.network.classes
+    labels = torch.arange(SAMPLES) % classes
+    pictures = rendered(model.layout, generate(model, labels), model.device)
+    save_sheet(path, pictures, columns=min(10, classes) if classes > 1 else 8)
+
+
+@contextmanager
+def _writer(folder: Path, writes: bool) -> Iterator[Callable[[TrainEvent], None]]:
+    """Takes reports into the log and, where it is installed, to TensorBoard."""
+    if not writes:
+        yield lambda event: None
+        return
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        log = (folder / LOG).open("a", encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be written ({reason(error)})") from error
+    from torch.utils.tensorboard import SummaryWriter
+
+    with log, SummaryWriter(str(folder)) as board:
+
+        def write(event: TrainEvent) -> None:
+            log.write(json.dumps(asdict(event)) + "\n")
+            log.flush()
+            for name in ("loss", "render_loss", "rate", "pictures_per_second"):
+                board.add_scalar(name, getattr(event, name), event.step)
+
+        yield write
