@@ -86,6 +86,30 @@ nb::ndarray<nb::numpy, T> render(Means<T> means, LogCholesky<T> log_cholesky, Ma
   return result;
 }
 
+nb::ndarray<nb::numpy, std::uint8_t> render_levels(Means<float> means, LogCholesky<float> log_cholesky,
+                                                   Matrix<float> colors, Vector<float> background, std::int64_t height,
+                                                   std::int64_t width, int threads) {
+  const auto splats = splats_of(means, log_cholesky, colors);
+  const Size size = size_of(height, width);
+  require(background.shape(0) == colors.shape(1), "background must have as many channels as colors");
+  auto* image = new std::uint8_t[std::size_t(size.height) * size.width * splats.channels];
+  auto result =
+      own<std::uint8_t>(image, {std::size_t(size.height), std::size_t(size.width), std::size_t(splats.channels)});
+  nb::gil_scoped_release release;
+  s2::render_levels(splats, background.data(), size.width, size.height, float(s2::kCutoff), threads, image);
+  return result;
+}
+
+nb::ndarray<nb::numpy, std::uint8_t> levels(Image<float> image) {
+  const Size size = size_of(std::int64_t(image.shape(0)), std::int64_t(image.shape(1)));
+  require(image.shape(2) >= 1 && image.shape(2) <= kMaxChannels, "a picture must have 1 to 4096 channels");
+  auto* out = new std::uint8_t[image.size()];
+  auto result = own<std::uint8_t>(out, {image.shape(0), image.shape(1), image.shape(2)});
+  nb::gil_scoped_release release;
+  s2::levels(image.data(), size.width, size.height, int(image.shape(2)), out);
+  return result;
+}
+
 template <class T>
 auto render_backward(Means<T> means, LogCholesky<T> log_cholesky, Matrix<T> colors, Image<T> d_image, double cutoff,
                      int threads) {
@@ -229,6 +253,11 @@ NB_MODULE(_cpu, m) {
       },
       "weights"_a.noconvert(), "count"_a, "seed"_a,
       "Pixel indices in proportion to weights [H, W], one per stratum of equal mass, ascending. [count] int64");
+
+  m.def("render_levels", &render_levels, "means"_a.noconvert(), "log_cholesky"_a.noconvert(), "colors"_a.noconvert(),
+        "background"_a.noconvert(), "height"_a, "width"_a, nb::kw_only(), "threads"_a = 0, "levels() of render().");
+  m.def("levels", &levels, "image"_a.noconvert(),
+        "Values in [0, 1] as 0 to 255, clamped; of four channels the last is alpha, divided out. uint8 [H, W, C]");
 
   m.def(
       "instruction_sets",

@@ -58,6 +58,47 @@ def test_without_splats_only_the_background_shows():
     np.testing.assert_array_equal(_cpu.render(*empty, background, 5, 4), np.broadcast_to(background, (5, 4, 2)))
 
 
+# 8 bits
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 4, 5])
+def test_levels_are_rounded_and_clamped(channels):
+    image = np.random.default_rng(channels).uniform(-0.5, 1.5, (19, 37, channels)).astype(np.float32)
+    image[0, :6] = np.array([0, 1, -np.inf, np.inf, np.nan, 3e38], np.float32)[:, None]
+    image[1] = (np.arange(37, dtype=np.float32) / np.float32(255))[:, None]
+    if channels == 4:
+        image[1:, :, 3] = np.linspace(0, 1.2, 37)
+    expected = np.nan_to_num(image.astype(np.float64), nan=0)
+    if channels == 4:
+        alpha = expected[..., 3:].clip(0, 1)
+        straight = np.divide(expected[..., :3], alpha, out=np.zeros_like(expected[..., :3]), where=alpha > 0)
+        expected = np.concatenate([straight, alpha], axis=2)
+    expected = 255 * expected.clip(0, 1) + 0.5
+    near = abs(expected - np.rint(expected)) < 1e-4  # of a half, where float32 may round either way
+    actual = _cpu.levels(image)
+    assert actual.dtype == np.uint8 and actual.shape == image.shape
+    np.testing.assert_array_equal(actual[~near], expected.astype(np.uint8)[~near])
+    assert abs(actual - expected)[near].max(initial=0) <= 1.01 and near.mean() < 0.2
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 4, 5])
+@pytest.mark.parametrize(("height", "width"), SIZES)
+def test_rendering_to_levels_is_rendering_and_then_levels(height, width, channels):
+    scene = random_scene(height + channels, 40, channels, height, width).astype(np.float32)
+    expected = _cpu.levels(_cpu.render(*scene, height, width))
+    for threads in (1, 2):
+        np.testing.assert_array_equal(_cpu.render_levels(*scene, height, width, threads=threads), expected)
+
+
+def test_levels_that_cannot_be_are_refused(scene):
+    with pytest.raises(ValueError, match="as many channels"):
+        _cpu.render_levels(*scene[:3], np.zeros(2, np.float32), 5, 5)
+    with pytest.raises(ValueError, match="1 to 4096 channels"):
+        _cpu.levels(np.zeros((3, 3, 0), np.float32))
+    with pytest.raises(TypeError):
+        _cpu.levels(np.zeros((3, 3, 3)))
+
+
 # Laws
 
 

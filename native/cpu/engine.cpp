@@ -234,12 +234,15 @@ template <class T> void Table<T>::permute(const std::vector<std::int32_t>& order
 template class Table<float>;
 template class Table<double>;
 
-template <class T>
-void render(SplatArrays<T> arrays, const T* background, int width, int height, T cutoff, int threads, T* image) {
+namespace {
+
+// to_pixels: as interleave.
+template <class T, class Out, class ToPixels>
+void render_with(SplatArrays<T> arrays, const T* background, int width, int height, T cutoff, int threads, Out* image,
+                 ToPixels to_pixels) {
   threads = team_size(threads);
   Table<T> table = to_table(arrays);
   const int channels = arrays.channels;
-  const auto to_pixels = interleave_for<T>(channels);
   Binned<T> binned(width, height, cutoff);
   Deck tiles;
   parallel(threads, [&](Team& team, int thread) {
@@ -259,6 +262,32 @@ void render(SplatArrays<T> arrays, const T* background, int width, int height, T
                   image + (std::ptrdiff_t(y) * width + area.x0) * channels);
     });
   });
+}
+
+}  // namespace
+
+template <class T>
+void render(SplatArrays<T> splats, const T* background, int width, int height, T cutoff, int threads, T* image) {
+  render_with(splats, background, width, height, cutoff, threads, image, interleave_for<T>(splats.channels));
+}
+
+void render_levels(SplatArrays<float> splats, const float* background, int width, int height, float cutoff, int threads,
+                   std::uint8_t* image) {
+  render_with(splats, background, width, height, cutoff, threads, image, instruction_set().levels);
+}
+
+void levels(const float* image, int width, int height, int channels, std::uint8_t* out) {
+  const std::ptrdiff_t stride = std::ptrdiff_t(width) * channels;
+  std::vector<float> row(channels == 4 ? stride : 0);
+  for (int y = 0; y < height; ++y, image += stride, out += stride) {
+    if (channels != 4) {  // every value for itself
+      instruction_set().levels(image, 0, stride, 1, out);
+      continue;
+    }
+    for (int c = 0; c < channels; ++c)
+      for (int x = 0; x < width; ++x) row[std::ptrdiff_t(c) * width + x] = image[channels * x + c];
+    instruction_set().levels(row.data(), width, width, channels, out);
+  }
 }
 
 template <class T>

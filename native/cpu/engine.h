@@ -61,6 +61,10 @@ template <class T> struct SplatArrays {  // [N, 2], [N, 3], [N, C]
 // Pictures are [height, width, C]. threads <= 0: every core this process may use.
 template <class T>
 void render(SplatArrays<T> splats, const T* background, int width, int height, T cutoff, int threads, T* image);
+// render() as 8 bits, see LevelsKernel.
+void render_levels(SplatArrays<float> splats, const float* background, int width, int height, float cutoff, int threads,
+                   std::uint8_t* image);
+void levels(const float* image, int width, int height, int channels, std::uint8_t* out);
 template <class T>
 void render_backward(SplatArrays<T> splats, const T* d_image, int width, int height, T cutoff, int threads, T* d_means,
                      T* d_log_cholesky, T* d_colors);

@@ -560,6 +560,38 @@ double ssim(Planes<const float> residual, Planes<const float> target, const floa
   return total;
 }
 
+inline std::uint8_t level(float x) {  // rounded half up, as a cast cuts; NaN is 0
+  return std::uint8_t(std::int32_t((x > 0.0f ? least(x, 1.0f) : 0.0f) * 255.0f + 0.5f));
+}
+
+template <int C>
+inline void levels_of(const float* row, std::ptrdiff_t channel, std::ptrdiff_t pixels, int channels,
+                      std::uint8_t* out) {
+  const int n = C ? C : channels;
+  for (std::ptrdiff_t x = 0; x < pixels; ++x) {
+    if constexpr (C == 4) {
+      const float alpha = clamp(row[3 * channel + x], 0.0f, 1.0f);
+      for (int c = 0; c < 3; ++c) out[4 * x + c] = level(alpha > 0.0f ? row[c * channel + x] / alpha : 0.0f);
+      out[4 * x + 3] = level(alpha);
+    } else {
+      for (int c = 0; c < n; ++c) out[x * n + c] = level(row[c * channel + x]);
+    }
+  }
+}
+
+void levels(const float* row, std::ptrdiff_t channel, std::ptrdiff_t pixels, int channels, std::uint8_t* out) {
+  switch (channels) {
+    case 1:
+      return levels_of<1>(row, channel, pixels, channels, out);
+    case 3:
+      return levels_of<3>(row, channel, pixels, channels, out);
+    case 4:
+      return levels_of<4>(row, channel, pixels, channels, out);
+    default:
+      return levels_of<0>(row, channel, pixels, channels, out);
+  }
+}
+
 template <class T> constexpr Kernels<T> table() {
   return {prepare<T>, render_tile<T>, gradient<T>, adam<T>, count_pairs<T>};
 }
@@ -568,6 +600,6 @@ template <class T> constexpr Kernels<T> table() {
 
 extern const InstructionSet instruction_set;
 const InstructionSet instruction_set = {
-    SPLAT2D_NAME, table<float>(), table<double>(), {perturb_all, pull_back}, {clear, pointwise, sums, ssim}};
+    SPLAT2D_NAME, table<float>(), table<double>(), {perturb_all, pull_back}, {clear, pointwise, sums, ssim}, levels};
 
 }  // namespace splat2d::SPLAT2D_SET

@@ -88,12 +88,18 @@ struct LossKernels {
                  int first, int last, int margin, float scale, float* scratch);
 };
 
+// Pixels of a row, one channel after another -> 8 bits, interleaved: values in [0, 1] as 0 to 255, clamped. Of four
+// channels the last is alpha, and divided out of the others.
+typedef void LevelsKernel(const float* row, std::ptrdiff_t channel, std::ptrdiff_t pixels, int channels,
+                          std::uint8_t* out);
+
 struct InstructionSet {
   const char* name;
   Kernels<float> f32;
   Kernels<double> f64;
   CodingKernels coding;
   LossKernels loss;
+  LevelsKernel* levels;
 };
 
 std::ptrdiff_t ssim_scratch(Planes<const float> image);

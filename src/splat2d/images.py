@@ -15,6 +15,7 @@ from numpy.lib.npyio import NpzFile
 from numpy.typing import NDArray
 from PIL import Image, ImageCms, ImageFile, UnidentifiedImageError
 
+from splat2d import _cpu
 from splat2d.atomic import reason, replacing, unreadable
 from splat2d.errors import InputError
 
@@ -37,7 +38,6 @@ SUFFIXES = (*_ENCODERS, *_ARRAY_SUFFIXES, *_HDR_SUFFIXES)  # what save_image wri
 _WITHOUT_ALPHA = ("JPEG", "BMP", "GIF")  # GIF knows alpha 0 and 1 only, BMP is read without it by most programs
 
 _STRIP = 256  # rows that lose their alpha at once, so that the float copies of a large picture stay small
-_ROUNDED = 64  # rows rounded at once, so that they stay in a cache
 
 _ORIENTATION = 0x0112  # the EXIF tag
 
@@ -385,19 +385,6 @@ def _write_picture(path: Path, image: NDArray[np.float32], form: str, options: d
 
 def levels_of(image: NDArray[np.float32], on_white: bool = False) -> NDArray[np.uint8]:
     """Values in [0, 1] as 0 to 255; where there is alpha, it is divided out or the picture laid on white."""
-    if image.shape[2] == 4:
-        colour, alpha = image[..., :3], image[..., 3:].clip(0, 1)
-        if on_white:
-            image = colour + (1 - alpha)
-        else:
-            with np.errstate(over="ignore"):  # an alpha near 0 under a colour that is not: clamped below
-                straight = np.divide(colour, alpha, out=np.zeros_like(colour), where=alpha > 0)
-            image = np.concatenate((straight, alpha), axis=2)
-    levels = np.empty(image.shape, np.uint8)
-    for top in range(0, len(image), _ROUNDED):
-        # Clamped first, so that huge values do not overflow; rounded half up, as a cast to integers cuts.
-        values = image[top : top + _ROUNDED].clip(0, 1)
-        values *= np.float32(255)
-        values += np.float32(0.5)
-        levels[top : top + _ROUNDED] = values.astype(np.uint8)
-    return levels
+    if image.shape[2] == 4 and on_white:
+        image = image[..., :3] + (1 - image[..., 3:].clip(0, 1))
+    return _cpu.levels(np.ascontiguousarray(image, np.float32))

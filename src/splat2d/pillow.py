@@ -14,8 +14,7 @@ from splat2d.codec import container
 from splat2d.compression import compress
 from splat2d.errors import FormatError, InputError
 from splat2d.fitting import fit
-from splat2d.images import levels_of
-from splat2d.rendering import render
+from splat2d.rendering import render_levels
 
 FORMAT, SUFFIX, MIME = "S2D", ".s2d", "image/x-s2d"
 
@@ -64,7 +63,7 @@ class S2dImageFile(ImageFile.ImageFile):
         if self._data is not None:
             try:
                 splats = codec.decode(self._data, partial=ImageFile.LOAD_TRUNCATED_IMAGES)
-                levels = levels_of(render(splats))
+                levels = render_levels(splats)
             except InputError as error:
                 raise OSError(f"the .s2d file {error}") from error
             if self.fp is not None and self._exclusive_fp:

@@ -8,8 +8,9 @@ import operator
 import numpy as np
 from numpy.typing import NDArray
 
+from splat2d import _cpu
 from splat2d.config import Device
-from splat2d.engine import engine
+from splat2d.engine import LevelsEngine, engine
 from splat2d.errors import InputError
 from splat2d.splats import Splats
 
@@ -44,21 +45,30 @@ def render(
             f"render: {out_width}x{out_height} pixels of {splats.channels} channels is more than fits; "
             "ask for a smaller size or render it in crops"
         )
-    means, log_cholesky, factor = to_output(
-        splats.means.astype(np.float64),
-        splats.log_cholesky.astype(np.float64),
-        np.array(crop[:2], np.float64),
-        np.array([out_width / crop[2], out_height / crop[3]]),
-    )
-    return engine(device).render(
-        means.astype(np.float32),
-        log_cholesky.astype(np.float32),
-        (splats.colors * factor[:, None]).astype(np.float32),
-        splats.background,
-        out_height,
-        out_width,
-        threads,
-    )
+    if crop == (0, 0, out_width, out_height):  # nothing to move
+        means, log_cholesky, colors = splats.means, splats.log_cholesky, splats.colors
+    else:
+        moved, shapes, factor = to_output(
+            splats.means.astype(np.float64),
+            splats.log_cholesky.astype(np.float64),
+            np.array(crop[:2], np.float64),
+            np.array([out_width / crop[2], out_height / crop[3]]),
+        )
+        means, log_cholesky = moved.astype(np.float32), shapes.astype(np.float32)
+        colors = (splats.colors * factor[:, None]).astype(np.float32)
+    return engine(device).render(means, log_cholesky, colors, splats.background, out_height, out_width, threads)
+
+
+def render_levels(splats: Splats, *, device: Device = "auto", threads: int | None = None) -> NDArray[np.uint8]:
+    """The whole canvas as a picture of 8 bits [height, width, C]; sooner than levels_of(render(splats)), and equal.
+
+    Values are clamped to [0, 1]; of four channels the last is alpha, and divided out of the others.
+    """
+    made = engine(device)
+    arrays = splats.means, splats.log_cholesky, splats.colors, splats.background
+    if isinstance(made, LevelsEngine):
+        return made.render_levels(*arrays, splats.height, splats.width, threads)
+    return _cpu.levels(made.render(*arrays, splats.height, splats.width, threads))
 
 
 def to_output(

@@ -118,6 +118,23 @@ class BatchEngine(Protocol):
         """
 
 
+@runtime_checkable
+class LevelsEngine(Protocol):
+    """An engine that renders to 8 bits at once."""
+
+    def render_levels(
+        self,
+        means: Floats,
+        log_cholesky: Floats,
+        colors: Floats,
+        background: Floats,
+        height: int,
+        width: int,
+        threads: int | None,
+    ) -> NDArray[np.uint8]:
+        """_cpu.levels() of render(). [height, width, C]"""
+
+
 def engine(device: Device = "auto") -> Engine:
     """The engine for a device; auto takes the GPU where one can be used. Raises InputError."""
     from splat2d.engine.cpu import CpuEngine

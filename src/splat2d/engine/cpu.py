@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from splat2d import _cpu
 from splat2d.config import Loss
@@ -86,6 +87,18 @@ class CpuEngine:
         threads: int | None,
     ) -> Floats:
         return _cpu.render(means, log_cholesky, colors, background, height, width, threads=threads or 0)
+
+    def render_levels(
+        self,
+        means: Floats,
+        log_cholesky: Floats,
+        colors: Floats,
+        background: Floats,
+        height: int,
+        width: int,
+        threads: int | None,
+    ) -> NDArray[np.uint8]:
+        return _cpu.render_levels(means, log_cholesky, colors, background, height, width, threads=threads or 0)
 
     def start(
         self, image: Floats, background: Floats, loss: Loss, optimizer: Optimizer, threads: int | None
