@@ -10,7 +10,7 @@ import json
 import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from math import isfinite
 from pathlib import Path
@@ -24,6 +24,9 @@ from splat2d.config import CompressConfig, Device, FitConfig, Loss, Preset, Prof
 from splat2d.errors import InputError
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from splat2d.bench import DeviceBenchmark
     from splat2d.compression import Compressed
     from splat2d.fitting import Progress
@@ -68,8 +71,8 @@ class Fit:
     """The picture to fit. It is never overwritten."""
     outputs: Outputs = ()
     """Where to write; repeatable. The suffix decides: .s2d takes the splats small, .npz as they are, .svg and .ply (3D
-    viewers) as other programs can show them, which is less exact, .png, .jpg and other pictures take what the splats
-    show. Unless given: PHOTO with the suffix .s2d."""
+    viewers) as other programs can show them, which is less exact, .html a page that shows them, .png, .jpg and other
+    pictures take what the splats show. Unless given: PHOTO with the suffix .s2d."""
     bytes: Count = None
     """Budget: the best .s2d file of at most this size."""
     bpp: Annotated[float | None, arg(metavar="B", help_behavior_hint="")] = None
@@ -250,6 +253,35 @@ class Compare:
 
 
 @dataclass(frozen=True)
+class View:
+    """Look at splats in a browser: zoom, count of splats, ellipses, the original beside them.
+
+    A file, the splats of a photo, or the address of a .s2d file, shown by a server for this machine only, until Ctrl-C;
+    the address goes to stdout. With -o, a page that needs no server is written instead.
+    """
+
+    source: Positional[Annotated[str, arg(metavar="FILE|PHOTO|URL", help_behavior_hint="")]]
+    """Splats, a picture to fit, or an http address of a .s2d file."""
+    output: Annotated[Path | None, arg(aliases=["-o"], metavar="PAGE.html", help_behavior_hint="")] = None
+    """Write one file with everything inside, which any browser opens from disk."""
+    live: Annotated[bool, arg(help_behavior_hint="")] = False
+    """Show the fit of a photo while it runs. Its splats are not kept; for that use fit."""
+    original: Annotated[Path | None, arg(metavar="PHOTO", help_behavior_hint="")] = None
+    """A picture to compare the splats with. Of a photo that is fitted it is the photo."""
+    splats: Count = None
+    """Number of splats of a fit with --live."""
+    preset: Preset = "fast"
+    """How much time to spend on a photo."""
+    no_browser: Annotated[bool, arg(help_behavior_hint="")] = False
+    """Only print the address."""
+    port: Annotated[int, arg(metavar="N")] = 0
+    """Of the server; 0 takes one that is free."""
+    device: OnDevice = "auto"
+    threads: Threads = None
+    quiet: Quiet = False
+
+
+@dataclass(frozen=True)
 class Bench:
     """Measure the speed of the CPU engine against numpy.exp, or of a GPU by the clock.
 
@@ -325,14 +357,23 @@ def _fit(command: Fit) -> int:
     from splat2d import codec
     from splat2d.compression import compress_steps
     from splat2d.engine import engine
-    from splat2d.files import CODED, check_encoders, check_outputs, default_output, holds_splats, is_coded, write
+    from splat2d.files import (
+        CODED,
+        check_encoders,
+        check_outputs,
+        default_output,
+        holds_splats,
+        is_coded,
+        is_page,
+        write,
+    )
     from splat2d.fitting import fit_steps
     from splat2d.images import load_image
     from splat2d.metrics import psnr, ssim
     from splat2d.rendering import render
 
     outputs = command.outputs or (default_output(command.photo, CODED),)
-    coded = any(map(is_coded, outputs))
+    coded = any(is_coded(path) or is_page(path) for path in outputs)
     config = _fit_config(command, coded)
     check_outputs(outputs, command.photo, splats=True)
     image = load_image(command.photo)
@@ -444,6 +485,10 @@ def _file_of(result: _Followed, config: FitConfig | CompressConfig, profile: Pro
 
 def _next_command(photo: Path, outputs: Sequence[Path], file: Path | None) -> str:
     """A command to try after a fit."""
+    from splat2d.files import is_page
+
+    if file is None and is_page(outputs[0]):
+        return shlex.join(["python", "-m", "webbrowser", outputs[0].resolve().as_uri()])
     if file is None:
         return shlex.join(["splat2d", "compare", str(photo), str(outputs[0])])
     enlarged = file.with_name(f"{file.stem}-4x.png")
@@ -707,6 +752,102 @@ def _compare(command: Compare) -> int:
     return OK
 
 
+def _view(command: View) -> int:
+    from splat2d import storage, viewing
+    from splat2d.files import check_outputs, holds_splats, is_page
+    from splat2d.images import load_image
+
+    source = Path(command.source)
+    is_photo = not viewing.is_address(command.source) and not holds_splats(source)
+    if command.live and (not is_photo or command.output):
+        raise InputError("--live shows the fit of a photo in a browser; give a photo, and no -o")
+    if command.splats is not None and not command.live:
+        raise InputError("--splats goes with --live")
+    if command.output:
+        if not is_page(command.output):
+            raise InputError(f"{command.output}: view writes a page; choose a name that ends in .html")
+        if command.original:
+            raise InputError("a page in one file holds no original; leave out --original")
+        check_outputs([command.output], source, splats=True)
+    image = load_image(source) if is_photo else None
+    original = load_image(command.original) if command.original else image
+    name = source.name or command.source
+    if command.live and image is not None:
+        return _view_live(command, name, image, original)
+    data = _coded_bytes(command.source) if image is None else _coded_photo(command, image)
+    if command.output:
+        storage.write_bytes(command.output, viewing.page(data, name))
+        print(f"{command.output}: {command.output.stat().st_size} bytes, for {len(data)} bytes of splats")
+        return OK
+    with viewing.serving(name, data=data, original=original, port=command.port) as address:
+        _announce(address, command)
+        _wait()
+    return OK
+
+
+def _coded_bytes(source: str) -> bytes:
+    """A .s2d file to view, or else the splats of a file as finely as one holds them. Raises InputError."""
+    from splat2d import codec, storage, viewing
+    from splat2d.files import is_coded
+
+    path = Path(source)
+    if viewing.is_address(source):
+        data = viewing.download(source)
+        contents = codec.read(data, partial=True)
+    elif is_coded(path):
+        contents = storage.load_s2d(path, partial=True)
+        data = path.read_bytes()
+    else:
+        return codec.encode(storage.load(path), quality=100)
+    count = contents.container.header.count
+    if len(contents.splats) < count:
+        _say(f"warning: {source} ends early; it holds {len(contents.splats)} of {count} splats")
+    return data
+
+
+def _coded_photo(command: View, image: NDArray[np.float32]) -> bytes:
+    """The .s2d file of a photo [H, W, C]."""
+    from splat2d.compression import compress_steps
+
+    config = CompressConfig(preset=command.preset, device=command.device, threads=command.threads)
+    result = _follow(compress_steps(image, config), command.quiet, config)
+    return _file_of(result, config, config.profile)
+
+
+def _view_live(command: View, name: str, image: NDArray[np.float32], original: NDArray[np.float32] | None) -> int:
+    """Fits an image [H, W, C] while a page shows it."""
+    from splat2d import viewing
+    from splat2d.fitting import fit_steps
+
+    config = FitConfig(splats=command.splats, preset=command.preset, device=command.device, threads=command.threads)
+    live = viewing.LiveFit()
+    with viewing.serving(name, live=live, original=original, port=command.port) as address:
+        _announce(address, command)
+        result = _follow(live.following(fit_steps(image, config)), command.quiet, config)
+        if not result.interrupted:
+            _say(f"{result.kept.count} splats, {result.kept.psnr:.2f} dB")
+            _wait()
+    return OK
+
+
+def _announce(address: str, command: View) -> None:
+    """Prints where the page is, and shows it."""
+    import webbrowser
+
+    print(address, flush=True)
+    if not command.no_browser and not webbrowser.open(address):
+        _say("no browser could be started; open the address above")
+
+
+def _wait() -> None:
+    """Until Ctrl-C, which is how a view ends."""
+    from threading import Event
+
+    _say("Ctrl-C ends the view")
+    with suppress(KeyboardInterrupt):
+        Event().wait()
+
+
 def _device_rows(found: DeviceBenchmark) -> dict[str, str]:
     """Of `splat2d bench --device`."""
     from splat2d.bench import FITS, PICTURES, SMALL_SPLATS, SMALL_STEPS
@@ -937,6 +1078,7 @@ COMMANDS: dict[str, tuple[type, Callable[[Any], int]]] = {
     "edit": (Edit, _edit),
     "info": (Info, _info),
     "compare": (Compare, _compare),
+    "view": (View, _view),
     "bench": (Bench, _bench),
     "demo": (Demo, _demo),
 }

@@ -10,13 +10,14 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from splat2d import codec, exporting, images, storage
+from splat2d import codec, exporting, images, storage, viewing
 from splat2d.atomic import replacing
 from splat2d.codec.container import Header
 from splat2d.errors import FormatError, InputError
 from splat2d.splats import Splats
 
 CODED = ".s2d"  # the suffix of splats that lose something
+PAGE = ".html"  # of such splats in a page that shows them
 
 
 def read(path: Path) -> Splats | NDArray[np.float32]:
@@ -39,9 +40,12 @@ def write(path: Path, splats: Splats, picture: NDArray[np.float32], data: bytes 
 
     Raises InputError.
 
-    data: what a .s2d file is to hold; the splats at the default quality unless given.
+    data: what a .s2d file, or that in a page, is to hold; the splats at the default quality unless given.
     """
-    if data is not None and is_coded(path):
+    if is_page(path):
+        coded = codec.encode(splats) if data is None else data
+        storage.write_bytes(path, viewing.page(coded, path.with_suffix(CODED).name))
+    elif data is not None and is_coded(path):
         storage.write_bytes(path, data)
     elif holds_splats(path):
         storage.save(path, splats)
@@ -88,6 +92,11 @@ def is_coded(path: Path) -> bool:
     return path.suffix.lower() == CODED
 
 
+def is_page(path: Path) -> bool:
+    """Whether the suffix is that of a page that shows splats."""
+    return path.suffix.lower() == PAGE
+
+
 def holds_splats(path: Path) -> bool:
     """Whether the suffix is one of splats."""
     return path.suffix.lower() in storage.SUFFIXES
@@ -119,7 +128,7 @@ def check_outputs(outputs: Sequence[Path], source: Path, *, splats: bool) -> Non
     written.
     """
     pictures = [suffix for suffix in images.SUFFIXES if suffix not in storage.SUFFIXES]
-    suffixes = [*(storage.SUFFIXES if splats else ()), *exporting.SUFFIXES, *pictures]
+    suffixes = [*((*storage.SUFFIXES, PAGE) if splats else ()), *exporting.SUFFIXES, *pictures]
     places = [source.resolve()]
     for path in outputs:
         if path.suffix.lower() not in suffixes:
@@ -142,7 +151,7 @@ def check_encoders(outputs: Sequence[Path], image: NDArray[np.float32], count: i
     height, width, channels = image.shape
     with TemporaryDirectory() as folder:
         for path in outputs:
-            if is_coded(path):
+            if is_coded(path) or is_page(path):
                 _check_header(path, width, height, channels, count)
             elif is_export(path):
                 means, shapes, colors = (np.zeros((0, n), np.float32) for n in (2, 3, channels))

@@ -20,6 +20,9 @@ const OWN = 42; // from here on features of the splat itself
 const HIDDEN = 16;
 const NETWORKS = 6;
 const TRAITS = 5; // and two for each channel
+// Two units are summed in one double: 42 features of at most 4095 times weights of at most 128 stay below 2^25, so the
+// second unit never reaches the first, and both together stay below 2^53.
+const PAIR = 2 ** 26;
 const MOST_V = 2 ** 20 - 1;
 const MOST_IN_ROW = 24;
 
@@ -76,7 +79,7 @@ function readNetworks() {
   const shifts = fromBase64(NETWORK_SHIFTS);
   const units = NETWORKS * HIDDEN;
   const found = {
-    shared: new Int8Array(units * OWN),
+    pairs: new Float64Array((units / 2) * OWN),
     own: new Int8Array(units * (FEATURES - OWN)),
     bias: new Int32Array(units),
     shift: new Uint8Array(units),
@@ -89,7 +92,8 @@ function readNetworks() {
     for (let i = 0; i < HIDDEN; i++) {
       const unit = n * HIDDEN + i;
       const row = weights.subarray(first + i * FEATURES, first + (i + 1) * FEATURES);
-      found.shared.set(row.subarray(0, OWN), unit * OWN);
+      const scale = unit % 2 ? 1 : PAIR;
+      for (let j = 0; j < OWN; j++) found.pairs[(unit >> 1) * OWN + j] += scale * row[j];
       found.own.set(row.subarray(OWN), unit * (FEATURES - OWN));
       found.bias[unit] = biases.getInt32(4 * (n * (HIDDEN + 2) + i), true);
       found.shift[unit] = shifts[n * (HIDDEN + 2) + i];
@@ -257,6 +261,7 @@ export class PacketDecoder {
     this.sums = new Int32Array(this.stride);
     this.around = new Int32Array(2 * this.channels); // means of mag and sig of each channel around a splat
     this.features = new Int32Array(FEATURES);
+    this.doubles = new Float64Array(OWN);
     this.shared = new Int32Array(NETWORKS * HIDDEN);
     this.scale = 0; // the two outputs of a network
     this.place = 0;
@@ -501,25 +506,35 @@ export class PacketDecoder {
 
   /** Sums of the hidden units from..to, as far as the shared features go. */
   sumShared(from, to) {
-    const { features: f, shared } = this;
-    const { shared: weights, bias } = this.networks;
-    for (let unit = from; unit < to; unit += 4) {
-      let a = bias[unit];
-      let b = bias[unit + 1];
-      let c = bias[unit + 2];
-      let d = bias[unit + 3];
-      for (let j = 0, at = unit * OWN; j < OWN; j++, at++) {
+    const { features, doubles: f } = this;
+    const { pairs } = this.networks;
+    for (let j = 0; j < OWN; j++) f[j] = features[j];
+    for (let unit = from; unit < to; unit += 8) {
+      let a = 0;
+      let b = 0;
+      let c = 0;
+      let d = 0;
+      for (let j = 0, at = (unit / 2) * OWN; j < OWN; j++, at++) {
         const feature = f[j];
-        a += Math.imul(weights[at], feature);
-        b += Math.imul(weights[at + OWN], feature);
-        c += Math.imul(weights[at + 2 * OWN], feature);
-        d += Math.imul(weights[at + 3 * OWN], feature);
+        a += pairs[at] * feature;
+        b += pairs[at + OWN] * feature;
+        c += pairs[at + 2 * OWN] * feature;
+        d += pairs[at + 3 * OWN] * feature;
       }
-      shared[unit] = a;
-      shared[unit + 1] = b;
-      shared[unit + 2] = c;
-      shared[unit + 3] = d;
+      this.split(a, unit);
+      this.split(b, unit + 2);
+      this.split(c, unit + 4);
+      this.split(d, unit + 6);
     }
+  }
+
+  /** Takes the sums of two units apart. */
+  split(both, unit) {
+    const { shared } = this;
+    const { bias } = this.networks;
+    const high = Math.floor((both + PAIR / 2) / PAIR);
+    shared[unit] = bias[unit] + high;
+    shared[unit + 1] = bias[unit + 1] + (both - high * PAIR);
   }
 
   /** Sets scale and place. */

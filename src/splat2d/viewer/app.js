@@ -1,0 +1,674 @@
+// The page: loads, shows, and follows the user.
+
+import { Renderer, VIEWS, ViewerError } from "./renderer.js";
+import { View } from "./view.js";
+
+const $ = (id) => document.getElementById(id);
+const numbers = new Intl.NumberFormat("en");
+const QUICK = 25; // milliseconds of a frame that feel immediate
+const REST = 160; // milliseconds after the last touch before the picture becomes sharp again
+
+/** Where the picture comes from: {name, file, original, live, path}, the addresses of what to fetch. */
+function readSource() {
+  const source = JSON.parse($("source").textContent);
+  const parameters = new URLSearchParams(location.search);
+  if (parameters.has("src")) {
+    source.file = parameters.get("src");
+    source.name = source.file.split("/").at(-1).split("?")[0];
+  }
+  source.path ??= parameters.get("path");
+  return source;
+}
+
+class App {
+  constructor() {
+    this.source = readSource();
+    this.view = new View();
+    this.renderer = null;
+    this.options = { view: "splats", ellipses: false, centers: false };
+    this.share = 1; // of the count slider
+    this.wipe = 0.5; // of the width
+    this.crop = null; // {x, y, width, height} in CSS pixels
+    this.file = { name: "", size: 0, header: null, count: 0, milliseconds: 0 };
+    this.loading = 0; // number of the latest load; older ones are stopped
+    this.worker = null;
+    this.stage = [0, 0, 0];
+    this.isQueued = false;
+    this.fence = null;
+    this.cost = 0; // milliseconds of a frame in full resolution, nearly
+    this.touched = 0; // time of the last gesture
+    this.frames = 0;
+    this.firstPicture = null; // milliseconds until the first picture, and splats in it
+  }
+
+  start() {
+    listen(this);
+    this.readColors();
+    try {
+      this.renderer = new Renderer($("canvas"), this.source.path);
+    } catch (error) {
+      return this.fail(error);
+    }
+    if (this.source.live) follow(this);
+    else if (this.source.file) this.openAddress(this.source.file, this.source.name);
+    else if (globalThis.inlined) this.openBytes(this.source.name, globalThis.inlined.data);
+    else $("welcome").hidden = false;
+    if (this.source.original) this.openOriginal(fetchBlob(this.source.original, "the original"));
+  }
+
+  setState(state) {
+    document.body.dataset.state = state;
+  }
+
+  /** Says why nothing can be shown. */
+  fail(error) {
+    this.loading++;
+    this.worker?.terminate();
+    this.setState("error");
+    $("progress").hidden = $("welcome").hidden = true;
+    $("problem").hidden = false;
+    $("problem-text").textContent = error.message;
+    if (!(error instanceof ViewerError)) throw error;
+  }
+
+  say(text) {
+    $("toast").textContent = text;
+    $("toast").hidden = !text;
+    clearTimeout(this.toastTimer);
+    this.toastTimer = setTimeout(() => ($("toast").hidden = true), 6000);
+  }
+
+  // Loading
+
+  /** Streams a file to the worker, which answers after each packet. begin() gives its size, or 0, and its parts. */
+  async open(name, begin) {
+    const number = ++this.loading;
+    if (!this.renderer) return;
+    this.file = { name, size: 0, header: null, count: 0, milliseconds: 0 };
+    this.worker?.terminate();
+    this.worker = makeWorker();
+    const started = performance.now();
+    this.worker.onmessage = ({ data }) => {
+      if (number !== this.loading) return;
+      if (data.error) return this.reject(name, data);
+      this.showPacket(data, started);
+    };
+    this.worker.onerror = (event) => this.fail(new ViewerError(`The decoder failed: ${event.message || "it did not start"}.`));
+    this.setState("loading");
+    $("problem").hidden = $("welcome").hidden = true;
+    $("progress").hidden = false;
+    $("progress").removeAttribute("value");
+    try {
+      const { size, parts } = await begin();
+      for await (const bytes of parts) {
+        if (number !== this.loading) return;
+        this.file.size += bytes.length;
+        if (size) $("progress").value = this.file.size / size;
+        this.worker.postMessage({ bytes });
+      }
+    } catch (error) {
+      if (number === this.loading) this.fail(error instanceof ViewerError ? error : new ViewerError(lost(name)));
+      return;
+    }
+    if (number === this.loading) this.worker.postMessage({ end: true });
+  }
+
+  showPacket({ header, splats, complete, milliseconds }, started) {
+    const isFirst = !this.file.header;
+    Object.assign(this.file, { header, milliseconds, count: splats.length / (5 + header.channels) });
+    this.firstPicture = isFirst ? { milliseconds: performance.now() - started, splats: this.file.count } : this.firstPicture;
+    this.show({ ...header, rows: splats }, isFirst);
+    this.setState(complete ? "ready" : "partial");
+    $("progress").hidden = complete;
+  }
+
+  reject(name, { error, cut }) {
+    if (!cut) return this.fail(new ViewerError(`${name || "The file"} ${error}.`));
+    const { count, header } = this.file;
+    $("progress").hidden = true;
+    this.setState("ready");
+    this.say(`${name} ends early: these are ${numbers.format(count)} of its ${numbers.format(header.count)} splats.`);
+  }
+
+  /** splats: as Renderer.setSplats takes them. */
+  show(splats, isNew) {
+    try {
+      this.renderer.setSplats(splats);
+    } catch (error) {
+      return this.fail(error);
+    }
+    const { width, height } = splats;
+    if (isNew) {
+      this.view.picture = { width, height };
+      this.view.fit();
+    }
+    $("canvas").setAttribute("aria-label", `Picture of ${width} by ${height} pixels`);
+    this.describe();
+    this.invalidate();
+  }
+
+  openAddress(address, name) {
+    return this.open(name, async () => {
+      const response = await request(address, name);
+      return { size: Number(response.headers.get("Content-Length")), parts: partsOf(response.body.getReader()) };
+    });
+  }
+
+  openBytes(name, bytes) {
+    return this.open(name, () => ({ size: bytes.length, parts: [bytes] }));
+  }
+
+  /** A file of splats, or the original of those shown. */
+  async openFile(file) {
+    const isPicture = file.type.startsWith("image/") && !file.name.endsWith(".s2d");
+    if (isPicture && this.renderer?.splats) return this.openOriginal(Promise.resolve(file));
+    this.forgetOriginal();
+    return this.openBytes(file.name, new Uint8Array(await file.arrayBuffer()));
+  }
+
+  async openOriginal(blob) {
+    try {
+      const options = { premultiplyAlpha: "none", colorSpaceConversion: "none" };
+      const image = await createImageBitmap(await blob, options).catch((error) => {
+        throw error instanceof ViewerError ? error : new ViewerError("The original is no picture that this browser reads.");
+      });
+      this.renderer.setImage(image);
+      $("views").hidden = false;
+      this.resize();
+    } catch (error) {
+      if (!(error instanceof ViewerError)) throw error;
+      this.say(error.message);
+    }
+  }
+
+  forgetOriginal() {
+    this.setView("splats");
+    $("views").hidden = true;
+    if (this.renderer) this.renderer.hasOriginal = false;
+  }
+
+  // Words
+
+  get splatCount() {
+    const total = this.renderer?.splats?.count ?? 0;
+    return this.share >= 1 ? total : Math.max(Math.min(1, total), Math.round(total ** this.share));
+  }
+
+  describe() {
+    const { splats } = this.renderer;
+    if (!splats) return;
+    const { name, size, header, milliseconds } = this.file;
+    const facts = [`${splats.width} × ${splats.height}`, `${numbers.format(splats.count)} splats`];
+    if (size) {
+      facts.push(size < 10000 ? `${numbers.format(size)} bytes` : `${(size / 1000).toFixed(size < 1e5 ? 1 : 0)} kB`);
+      facts.push(`${((8 * size) / (splats.width * splats.height)).toPrecision(2)} bpp`);
+    }
+    if (milliseconds) facts.push(`decoded in ${Math.max(1, Math.round(milliseconds))} ms`);
+    if (header && ![1, 3, 4].includes(header.channels))
+      facts.push(`${header.channels} channels, shown ${splats.shown === 1 ? "is the first" : "are the first three"}`);
+    $("name").textContent = name || "splat2d";
+    document.title = name ? `${name} · splat2d` : "splat2d";
+    $("facts").textContent = facts.join(" · ");
+    const shown = numbers.format(this.splatCount);
+    $("count-value").textContent = shown;
+    $("count").setAttribute("aria-valuetext", `${shown} of ${numbers.format(splats.count)} splats`);
+  }
+
+  readColors() {
+    this.stage = getComputedStyle(document.documentElement)
+      .getPropertyValue("--stage")
+      .trim()
+      .split(/\s+/)
+      .map((level) => level / 255);
+    this.invalidate();
+  }
+
+  setView(view) {
+    if (!this.renderer?.hasOriginal && view !== "splats") return;
+    this.options.view = view;
+    for (const button of $("views").children) {
+      const isChosen = button.dataset.view === view;
+      button.setAttribute("aria-checked", isChosen);
+      button.tabIndex = isChosen ? 0 : -1;
+    }
+    $("wipe").hidden = view !== "wipe";
+    this.invalidate();
+  }
+
+  toggle(name, id = name) {
+    this.options[name] = !this.options[name];
+    $(id).setAttribute("aria-pressed", this.options[name]);
+    this.invalidate();
+  }
+
+  setShare(share) {
+    this.share = Math.min(Math.max(share, 0), 1);
+    $("count").value = Math.round(1000 * this.share);
+    this.describe();
+    this.touch();
+  }
+
+  /** Puts the border of the wipe at this share of the width. */
+  setWipe(share) {
+    this.wipe = Math.min(Math.max(share, 0), 1);
+    $("wipe").style.left = `${100 * this.wipe}%`;
+    $("wipe").setAttribute("aria-valuenow", Math.round(100 * this.wipe));
+    this.invalidate();
+  }
+
+  // Drawing: only when something has changed, one frame at a time.
+
+  resize() {
+    const { clientWidth: width, clientHeight: height } = $("canvas");
+    const bar = (selector) => document.querySelector(selector).getBoundingClientRect().height + 12;
+    this.view.resize({ width, height, top: bar("header"), bottom: bar("footer") });
+    this.invalidate();
+  }
+
+  /** A gesture goes on: quick frames now, a sharp one soon. */
+  touch() {
+    this.touched = performance.now();
+    this.invalidate();
+  }
+
+  invalidate() {
+    if (this.isQueued) return;
+    this.isQueued = true;
+    requestAnimationFrame(() => {
+      this.isQueued = false;
+      if (this.fence) this.invalidate(); // the frame before is not done yet
+      else this.draw();
+    });
+  }
+
+  draw() {
+    const { renderer, view } = this;
+    if (!renderer?.splats || renderer.gl.isContextLost()) return;
+    const canvas = $("canvas");
+    const isMoving = performance.now() - this.touched < REST;
+    const coarser = isMoving && this.cost > 2 * QUICK ? Math.min(8, Math.sqrt(this.cost / QUICK)) : 1;
+    const ratio = Math.min(devicePixelRatio, renderer.mostSide / Math.max(canvas.clientWidth, canvas.clientHeight)) / coarser;
+    const width = Math.max(1, Math.round(canvas.clientWidth * ratio));
+    const height = Math.max(1, Math.round(canvas.clientHeight * ratio));
+    if (canvas.width !== width || canvas.height !== height) Object.assign(canvas, { width, height });
+    try {
+      renderer.draw(this.frame(ratio), {
+        ...this.options,
+        view: VIEWS[this.options.view],
+        count: this.splatCount,
+        wipe: this.wipe * width,
+        stage: this.stage,
+        ratio,
+      });
+    } catch (error) {
+      return this.fail(error);
+    }
+    this.frames++;
+    if (this.crop) this.setCrop(this.crop); // what it shows depends on the zoom
+    $("zoom").textContent = `${percent(view.zoom * devicePixelRatio)} %`;
+    this.await(coarser);
+    if (isMoving) {
+      clearTimeout(this.restTimer);
+      this.restTimer = setTimeout(() => this.invalidate(), REST);
+    }
+  }
+
+  /** The view in pixels of the output. */
+  frame(ratio) {
+    const { view } = this;
+    const scale = view.zoom * ratio;
+    // On whole pixels of the output where it is drawn one to one, so that it is exactly the picture.
+    const snapped = (value) => (scale === 1 ? Math.round(value) : value);
+    return { x: snapped(view.x), y: snapped(view.y), scale };
+  }
+
+  /** Measures the frame, and lets no other begin before it is done. */
+  await(coarser) {
+    const { gl } = this.renderer;
+    const started = performance.now();
+    this.fence = gl.fenceSync(gl.SYNC_GPU_COMMANDS_COMPLETE, 0);
+    gl.flush();
+    const look = () => {
+      const done = this.fence && gl.clientWaitSync(this.fence, 0, 0) !== gl.TIMEOUT_EXPIRED;
+      if (!done && this.fence) return setTimeout(look, 4);
+      gl.deleteSync(this.fence);
+      this.fence = null;
+      this.cost = (performance.now() - started) * coarser ** 2;
+    };
+    setTimeout(look, 4);
+  }
+
+  // Crops
+
+  startCrop() {
+    const { view } = this;
+    const { width, height } = view.window;
+    const left = Math.max(0, -view.x * view.zoom);
+    const top = Math.max(0, -view.y * view.zoom);
+    const right = Math.min(width, (view.picture.width - view.x) * view.zoom);
+    const bottom = Math.min(height, (view.picture.height - view.y) * view.zoom);
+    this.setCrop({ x: left, y: top, width: right - left, height: bottom - top });
+  }
+
+  setCrop(crop) {
+    this.crop = crop;
+    $("crop").hidden = !crop;
+    $("crop-start").setAttribute("aria-pressed", Boolean(crop));
+    $("canvas").classList.toggle("cropping", Boolean(crop));
+    if (!crop) return;
+    for (const [name, value] of [
+      ["left", crop.x],
+      ["top", crop.y],
+      ["width", crop.width],
+      ["height", crop.height],
+    ])
+      $("crop").style[name] = `${value}px`;
+    const { width, height } = this.cropFrame();
+    $("crop-size").textContent = `${width} × ${height} pixels`;
+  }
+
+  /** What the crop shows, as many pixels as the screen has there. */
+  cropFrame() {
+    const scale = this.view.zoom * devicePixelRatio;
+    const { x, y } = this.view.at(this.crop.x, this.crop.y);
+    const side = (length) => Math.max(1, Math.round(length * devicePixelRatio));
+    return { frame: { x, y, scale }, width: side(this.crop.width), height: side(this.crop.height) };
+  }
+
+  cropPng() {
+    const { frame, width, height } = this.cropFrame();
+    const pixels = this.renderer.pixels(frame, width, height, this.splatCount);
+    const canvas = Object.assign(document.createElement("canvas"), { width, height });
+    canvas.getContext("2d").putImageData(new ImageData(pixels, width, height), 0, 0);
+    return new Promise((resolve) => canvas.toBlob(resolve, "image/png"));
+  }
+
+  async copyCrop() {
+    try {
+      await navigator.clipboard.write([new ClipboardItem({ "image/png": this.cropPng() })]);
+      this.say("Copied.");
+      this.setCrop(null);
+    } catch (error) {
+      this.say(error instanceof ViewerError ? error.message : "The browser does not let this page copy; save instead.");
+    }
+  }
+
+  async saveCrop() {
+    try {
+      const address = URL.createObjectURL(await this.cropPng());
+      const name = `${(this.file.name || "splats").replace(/\.[^.]*$/, "")}-crop.png`;
+      Object.assign(document.createElement("a"), { href: address, download: name }).click();
+      setTimeout(() => URL.revokeObjectURL(address), 1000);
+      this.setCrop(null);
+    } catch (error) {
+      if (!(error instanceof ViewerError)) throw error;
+      this.say(error.message);
+    }
+  }
+}
+
+const percent = (zoom) => (zoom < 0.0995 ? (100 * zoom).toFixed(1) : Math.round(100 * zoom));
+const lost = (name) => `The connection broke while ${name} was being loaded; load the page again.`;
+
+async function* partsOf(reader) {
+  for (let next = await reader.read(); !next.done; next = await reader.read()) yield next.value;
+}
+
+/** Throws a ViewerError with a sentence for all that can go wrong. */
+async function request(address, name) {
+  let response;
+  try {
+    response = await fetch(address, { credentials: "omit" });
+  } catch {
+    const isForeign = new URL(address, location.href).origin !== location.origin;
+    throw new ViewerError(
+      isForeign
+        ? `${address} cannot be loaded: the server does not answer, or does not allow other pages to read it (CORS). ` +
+          "Download the file and open it from disk."
+        : `${name} cannot be loaded: the server does not answer.`,
+    );
+  }
+  if (!response.ok) throw new ViewerError(`${address} cannot be loaded: the server says ${response.status}.`);
+  return response;
+}
+
+const fetchBlob = async (address, name) => (await request(address, name)).blob();
+
+/** The decoder's thread: a module beside the page, or in a page of one file the text that its loader holds. */
+function makeWorker() {
+  if (!globalThis.inlined) return new Worker("worker.js", { type: "module" });
+  const address = URL.createObjectURL(new Blob([globalThis.inlined.worker], { type: "text/javascript" }));
+  return new Worker(address);
+}
+
+// A running fit
+
+/** Shows the states of a fit as they come, and the PSNR over its steps. */
+async function follow(app) {
+  const history = [];
+  app.file.name = app.source.name;
+  $("fit-progress").hidden = false;
+  $("fit-state").textContent = "starting";
+  for (let state = { number: 0, done: false }; !state.done; ) {
+    let next;
+    try {
+      next = await readState(await request(`${app.source.live}?after=${state.number}`, "the fit"));
+    } catch (error) {
+      if (!app.renderer.splats) return app.fail(error);
+      $("fit-state").textContent = "stopped: the terminal no longer answers";
+      return;
+    }
+    if (next.error) return app.fail(new ViewerError(`The fit failed: ${next.error}.`));
+    state = next;
+    if (!state.rows) continue;
+    history.push([state.step, state.psnr]);
+    app.show(state, !app.renderer.splats);
+    app.setState(state.done ? "ready" : "partial");
+    const done = state.done ? `${state.seconds.toFixed(1)} s` : `step ${numbers.format(state.step)} of ${numbers.format(state.steps)}`;
+    $("fit-state").textContent = `${state.psnr === null ? "∞" : state.psnr.toFixed(2)} dB · ${done}`;
+    drawHistory(history);
+  }
+}
+
+/** A state: the length of a JSON text, that text, then rows of splats in float32. */
+async function readState(response) {
+  const bytes = await response.arrayBuffer();
+  const length = new DataView(bytes).getUint32(0, true);
+  const state = JSON.parse(new TextDecoder().decode(new Uint8Array(bytes, 4, length)));
+  if (state.count) state.rows = new Float32Array(bytes.slice(4 + length));
+  return state;
+}
+
+function drawHistory(history) {
+  const known = history.filter(([, psnr]) => psnr !== null);
+  const last = known.at(-1)?.[0] || 1;
+  const values = known.map(([, psnr]) => psnr);
+  const low = Math.min(...values);
+  const span = Math.max(...values) - low || 1;
+  const points = known.map(([step, psnr]) => `${(118 * step) / last + 1},${26 - (24 * (psnr - low)) / span}`);
+  $("history").firstElementChild.setAttribute("points", points.join(" "));
+}
+
+// Listening
+
+function listen(app) {
+  const { view } = app;
+  const canvas = $("canvas");
+  const on = (id, type, action) => $(id).addEventListener(type, action);
+  const zoomBy = (factor) => {
+    view.zoomAbout(view.window.width / 2, view.window.height / 2, factor);
+    app.touch();
+  };
+  const fit = () => {
+    view.fit();
+    app.touch();
+  };
+  const oneToOne = () => {
+    view.center(1 / devicePixelRatio);
+    app.touch();
+  };
+  const chooseFile = () => $("file").click();
+  const toggleTheme = () => {
+    const isDark = getComputedStyle(document.documentElement).colorScheme === "dark";
+    document.documentElement.dataset.theme = isDark ? "light" : "dark";
+    app.readColors();
+  };
+  const toggleCrop = () => (app.crop ? app.setCrop(null) : app.renderer?.splats && app.startCrop());
+  const showHelp = () => $("keys").showModal();
+
+  on("zoom-in", "click", () => zoomBy(1.5));
+  on("zoom-out", "click", () => zoomBy(1 / 1.5));
+  on("zoom", "click", oneToOne);
+  on("fit", "click", fit);
+  on("count", "input", () => app.setShare($("count").value / 1000));
+  on("ellipses", "click", () => app.toggle("ellipses"));
+  on("centers", "click", () => app.toggle("centers"));
+  on("views", "click", ({ target }) => target.dataset.view && app.setView(target.dataset.view));
+  on("open", "click", chooseFile);
+  on("choose", "click", chooseFile);
+  on("choose-other", "click", chooseFile);
+  on("theme", "click", toggleTheme);
+  on("help", "click", showHelp);
+  on("crop-start", "click", toggleCrop);
+  on("crop-copy", "click", () => app.copyCrop());
+  on("crop-save", "click", () => app.saveCrop());
+  on("crop-close", "click", () => app.setCrop(null));
+  on("file", "change", () => {
+    if ($("file").files.length) app.openFile($("file").files[0]);
+    $("file").value = "";
+  });
+  on("views", "keydown", (event) => {
+    const step = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
+    if (!step) return;
+    const buttons = [...$("views").children];
+    const next = buttons[(buttons.indexOf(document.activeElement) + step + buttons.length) % buttons.length];
+    app.setView(next.dataset.view);
+    next.focus();
+    event.stopPropagation();
+  });
+  on("wipe", "keydown", (event) => {
+    const step = { ArrowLeft: -0.02, ArrowRight: 0.02 }[event.key];
+    if (!step) return;
+    app.setWipe(app.wipe + step);
+    event.stopPropagation();
+  });
+  on("wipe", "pointerdown", (event) => $("wipe").setPointerCapture(event.pointerId));
+  on("wipe", "pointermove", (event) => {
+    if ($("wipe").hasPointerCapture(event.pointerId)) app.setWipe(event.clientX / view.window.width);
+  });
+
+  const keys = {
+    "+": () => zoomBy(1.25),
+    "=": () => zoomBy(1.25),
+    "-": () => zoomBy(0.8),
+    0: fit,
+    1: oneToOne,
+    "[": () => app.setShare(app.share - 0.02),
+    "]": () => app.setShare(app.share + 0.02),
+    e: () => app.toggle("ellipses"),
+    c: () => app.toggle("centers"),
+    s: () => app.setView("splats"),
+    w: () => app.setView("wipe"),
+    d: () => app.setView("error"),
+    x: toggleCrop,
+    o: chooseFile,
+    t: toggleTheme,
+    "?": showHelp,
+    Escape: () => app.setCrop(null),
+  };
+  const pans = { ArrowLeft: [1, 0], ArrowRight: [-1, 0], ArrowUp: [0, 1], ArrowDown: [0, -1] };
+  let heldFrom = null; // the view that space has left
+  document.addEventListener("keydown", (event) => {
+    if (event.ctrlKey || event.metaKey || event.altKey || $("keys").open) return;
+    if (event.key === " " && event.target === canvas) {
+      if (heldFrom === null && app.renderer?.hasOriginal) {
+        heldFrom = app.options.view;
+        app.setView("original");
+      }
+      return event.preventDefault();
+    }
+    const pan = event.target.type === "range" ? null : pans[event.key];
+    if (pan) {
+      view.pan(64 * pan[0], 64 * pan[1]);
+      app.touch();
+      return event.preventDefault();
+    }
+    keys[event.key.length === 1 ? event.key.toLowerCase() : event.key]?.();
+  });
+  document.addEventListener("keyup", (event) => {
+    if (event.key !== " " || heldFrom === null) return;
+    app.setView(heldFrom);
+    heldFrom = null;
+  });
+
+  canvas.addEventListener(
+    "wheel",
+    (event) => {
+      event.preventDefault();
+      const lines = [1, 16, view.window.height][event.deltaMode];
+      const speed = event.ctrlKey ? 0.01 : 0.0016; // a pinch on a touchpad comes with ctrlKey
+      view.zoomAbout(event.clientX, event.clientY, Math.exp(-event.deltaY * lines * speed));
+      app.touch();
+    },
+    { passive: false },
+  );
+  canvas.addEventListener("dblclick", (event) => {
+    view.zoomAbout(event.clientX, event.clientY, 2);
+    app.touch();
+  });
+  listenToPointers(app, canvas);
+
+  addEventListener("dragover", (event) => {
+    event.preventDefault();
+    document.body.classList.add("dropping");
+  });
+  addEventListener("dragleave", (event) => !event.relatedTarget && document.body.classList.remove("dropping"));
+  addEventListener("drop", (event) => {
+    event.preventDefault();
+    document.body.classList.remove("dropping");
+    if (event.dataTransfer.files.length) app.openFile(event.dataTransfer.files[0]);
+  });
+  canvas.addEventListener("webglcontextlost", () =>
+    app.fail(new ViewerError("The GPU has stopped working for this page; load it again.")),
+  );
+  matchMedia("(prefers-color-scheme: light)").addEventListener("change", () => app.readColors());
+  new ResizeObserver(() => app.resize()).observe(canvas);
+}
+
+/** One pointer pans, or draws a crop; two pinch. */
+function listenToPointers(app, canvas) {
+  const pointers = new Map();
+  let cropFrom = null;
+  const middle = () => {
+    const [a, b = a] = [...pointers.values()];
+    return { x: (a.x + b.x) / 2, y: (a.y + b.y) / 2, distance: Math.hypot(a.x - b.x, a.y - b.y) };
+  };
+  canvas.addEventListener("pointerdown", (event) => {
+    canvas.setPointerCapture(event.pointerId);
+    pointers.set(event.pointerId, { x: event.clientX, y: event.clientY });
+    if (app.crop && pointers.size === 1) cropFrom = { x: event.clientX, y: event.clientY };
+    canvas.classList.add("dragging");
+  });
+  canvas.addEventListener("pointermove", (event) => {
+    if (!pointers.has(event.pointerId)) return;
+    const before = middle();
+    pointers.set(event.pointerId, { x: event.clientX, y: event.clientY });
+    const now = middle();
+    if (cropFrom) {
+      const [x, y] = [Math.min(cropFrom.x, now.x), Math.min(cropFrom.y, now.y)];
+      return app.setCrop({ x, y, width: Math.abs(now.x - cropFrom.x), height: Math.abs(now.y - cropFrom.y) });
+    }
+    app.view.pan(now.x - before.x, now.y - before.y);
+    if (before.distance && now.distance) app.view.zoomAbout(now.x, now.y, now.distance / before.distance);
+    app.touch();
+  });
+  for (const type of ["pointerup", "pointercancel"])
+    canvas.addEventListener(type, (event) => {
+      pointers.delete(event.pointerId);
+      if (!pointers.size) canvas.classList.remove("dragging");
+      cropFrom = null;
+    });
+}
+
+export const app = new App();
+app.start();
