@@ -8,7 +8,7 @@
 #include <algorithm>
 #include <stdexcept>
 
-#include "context.h"
+#include "dequantize.h"
 #include "packets.h"
 
 namespace nb = nanobind;
@@ -61,6 +61,31 @@ auto decode(std::vector<nb::bytes> payloads, std::vector<std::int64_t> counts, s
                          own(std::vector<double>(decoded.bits.begin(), decoded.bits.end()), {4}));
 }
 
+template <class T> using Matrix = nb::ndarray<const T, nb::device::cpu, nb::c_contig, nb::shape<-1, -1>>;
+
+auto to_splats(Matrix<std::int32_t> indices, Matrix<double> transform, double step, int cell_exponent, int margin) {
+  const std::size_t n = indices.shape(0), channels = transform.shape(0);
+  if (channels < 1 || channels > kMostChannels || transform.shape(1) != channels ||
+      indices.shape(1) != kGeometry + channels)
+    throw std::invalid_argument(
+        "indices must have 5 columns and one for each of 1 to 2048 channels, transform as many");
+  make_grid(1, 1, cell_exponent, margin);
+  std::vector<float> means(2 * n), log_cholesky(3 * n), colors(channels * n);
+  {
+    nb::gil_scoped_release release;
+    dequantize(indices.data(), n, int(channels), Lattice(cell_exponent, margin), step, transform.data(), means.data(),
+               log_cholesky.data(), colors.data());
+  }
+  return std::make_tuple(own(std::move(means), {n, 2}), own(std::move(log_cholesky), {n, 3}),
+                         own(std::move(colors), {n, channels}));
+}
+
+double covered(Matrix<float> means, Matrix<float> log_cholesky, std::int64_t width, std::int64_t height) {
+  if (means.shape(1) != 2 || log_cholesky.shape(1) != 3 || means.shape(0) != log_cholesky.shape(0))
+    throw std::invalid_argument("means [N, 2] and log_cholesky [N, 3] must have the same length");
+  return footprint(means.data(), log_cholesky.data(), means.shape(0), double(width), double(height));
+}
+
 }  // namespace
 
 void bind(nb::module_& m) {
@@ -75,6 +100,12 @@ void bind(nb::module_& m) {
         "The first packets of a file -> their splats int32 [n, 5 + C], and the "
         "bits that cells, refinement, shape and "
         "colour took [4]. Raises ValueError for bytes that are no packets.");
+  m.def(
+      "dequantize", &to_splats, "indices"_a.noconvert(), "transform"_a.noconvert(), nb::kw_only(), "step"_a,
+      "cell_exponent"_a, "margin"_a,
+      "Splats as integers [N, 5 + C], O [C, C] and the step of v -> means [N, 2], log_cholesky [N, 3], colors [N, C].");
+  m.def("footprint", &covered, "means"_a.noconvert(), "log_cholesky"_a.noconvert(), "width"_a, "height"_a,
+        "A bound from above on the pixels that all splats cover within the canvas.");
 }
 
 }  // namespace splat2d::codec

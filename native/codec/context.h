@@ -18,8 +18,6 @@
 
 namespace splat2d::codec {
 
-constexpr int kGeometry = 5;  // columns before v: X, Y, i_a, i_b, i_c
-
 struct Cell {
   int x, y;
 };

@@ -13,7 +13,6 @@
 namespace splat2d::codec {
 namespace {
 
-const Steps kSteps;
 constexpr int kSigns = 8;  // classes of the logit of a sign
 constexpr int kSizes = 8;  // classes of a magnitude
 

@@ -8,6 +8,7 @@
 
 namespace splat2d::codec {
 
+constexpr int kGeometry = 5;  // columns before v: X, Y, i_a, i_b, i_c
 constexpr int kClasses = 64;
 constexpr int kMostRefinement = 14;             // bits of a coordinate below its cell
 constexpr std::int32_t kMostV = (1 << 20) - 1;  // |i_v|
@@ -28,8 +29,12 @@ struct Steps {
     }
   }
 
+  // The largest k with threshold[k] <= squares. Thresholds double, and from the fourth on two powers of two never lie
+  // between neighbours, so that the leading bit leaves two classes.
   int energy_class(std::int64_t squares) const {
-    return int(std::upper_bound(threshold.begin() + 1, threshold.end(), squares) - threshold.begin()) - 1;
+    if (squares == 0) return 0;
+    const int least = 64 - __builtin_clzll(static_cast<unsigned long long>(squares));
+    return least + (squares >= threshold[std::size_t(least) + 1]);
   }
 
   // Refinement bits of x from a, or of y from c.
@@ -41,5 +46,6 @@ struct Steps {
  private:
   static std::int64_t fixed(double x) { return std::max<std::int64_t>(1, std::int64_t(std::nearbyint(65536 * x))); }
 };
+inline const Steps kSteps;
 
 }  // namespace splat2d::codec

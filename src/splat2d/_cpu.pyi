@@ -68,6 +68,11 @@ def decode_packets(
     margin: int,
 ) -> tuple[I32, F64]: ...
 
+def dequantize(
+    indices: I32, transform: F64, *, step: float, cell_exponent: int, margin: int
+) -> tuple[F32, F32, F32]: ...
+def footprint(means: F32, log_cholesky: F32, width: int, height: int) -> float: ...
+
 class Fit:
     def __init__(
         self,

@@ -252,22 +252,8 @@ def packet_counts(count: int) -> list[int]:
 
 
 def footprint(splats: Splats) -> float:
-    """A bound from above on the pixels that all splats cover within the canvas.
-
-    Of each splat those of the box around its ellipse, or the area of the ellipse and a pixel more for every row and
-    column of that box, whichever is less.
-    """
-    a, b, c = splats.log_cholesky.astype(np.float64).T
-    reach = np.sqrt(2 * _cpu.CUTOFF)
-    sides = []
-    for center, half, size in (
-        (splats.means[:, 0], reach * np.exp(a), splats.width),
-        (splats.means[:, 1], reach * np.hypot(b, np.exp(c)), splats.height),
-    ):
-        sides.append(np.clip(center + half, 0, size) - np.clip(center - half, 0, size))
-    columns, rows = sides
-    area = np.pi * reach**2 * np.exp(a + c)
-    return float(np.minimum((columns + 1) * (rows + 1), area + columns + rows + 1).sum())
+    """A bound from above on the pixels that all splats cover within the canvas."""
+    return _cpu.footprint(splats.means, splats.log_cholesky, splats.width, splats.height)
 
 
 def _geometry(lattice: Lattice) -> dict[str, int]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from splat2d import _cpu
 from splat2d.errors import InputError
 from splat2d.splats import Splats
 
@@ -35,7 +36,6 @@ STEPS_LOG = np.maximum(1, np.round(ONE * np.minimum(1, _UNITS))).astype(np.int64
 STEPS_SHEAR = np.maximum(1, np.round(ONE * np.minimum(1, np.sqrt(2) * _UNITS))).astype(np.int64)
 LOG2_UNITS = np.round(ONE * np.log2(_UNITS)).astype(np.int64)
 LOG2_E = 94548  # in 1 / ONE
-_FRACTIONS = 2.0 ** -np.arange(MOST_BITS + 1)  # of a cell
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,24 +162,12 @@ def _round_position(
 
 def dequantize(quantized: Quantized, background: Floats) -> Splats:
     """The splats that a decoder gives back."""
-    indices, lattice = quantized.indices.astype(np.int64), quantized.lattice
-    v = indices[:, 5:]
-    k = energy_class(v)
-    fixed_a, fixed_c = indices[:, 2] * STEPS_LOG[k], indices[:, 4] * STEPS_LOG[k]
-    a, c = fixed_a / ONE, fixed_c / ONE
-    beta = indices[:, 3] * STEPS_SHEAR[k] / ONE
-    cell = 2.0**lattice.cell_exponent
-    means = []
-    for index, fixed in ((indices[:, 0], fixed_a), (indices[:, 1], fixed_c)):
-        step = cell * _FRACTIONS[position_bits(fixed, k, lattice.cell_exponent)]
-        means.append((index + 0.5) * step - lattice.margin * cell)
-    scaled = v * step_of(quantized.quality_index)
-    colors = np.exp(-(a + c) / 2)[:, None] * (scaled @ transform(v.shape[1]))
-    return Splats(
-        np.column_stack(means).astype(np.float32),
-        np.column_stack([a, beta * np.exp(c), c]).astype(np.float32),
-        np.ascontiguousarray(colors, dtype=np.float32),
-        lattice.width,
-        lattice.height,
-        np.asarray(background, np.float32),
+    indices, lattice = quantized.indices, quantized.lattice
+    means, log_cholesky, colors = _cpu.dequantize(
+        indices,
+        transform(indices.shape[1] - 5),
+        step=step_of(quantized.quality_index),
+        cell_exponent=lattice.cell_exponent,
+        margin=lattice.margin,
     )
+    return Splats(means, log_cholesky, colors, lattice.width, lattice.height, np.asarray(background, np.float32))
