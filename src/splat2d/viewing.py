@@ -12,6 +12,7 @@ import math
 import re
 import secrets
 import struct
+import sys
 import threading
 import urllib.error
 import urllib.request
@@ -23,7 +24,6 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,7 +36,9 @@ from splat2d.fitting import Progress
 from splat2d.images import save_image
 
 FOLDER = Path(__file__).parent / "viewer"
-WORKER = ("container", "tables", "packets", "codebook", "records", "decoder", "worker")  # each after what it imports
+# The modules of the page and of its worker, each after what it imports.
+WORKER = ("container", "color", "tables", "packets", "codebook", "records", "decoder", "worker")
+UNUSED = {container.SCALAR: ("codebook", "records"), container.VECTOR: ("tables", "packets")}  # by profile
 PAGE = ("renderer", "view", "app")
 TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript"}
 
@@ -73,7 +75,7 @@ def page(data: bytes, name: str) -> bytes:
     Scripts, style and the elements of the page are deflated; loader.js unpacks them.
     """
     header, _ = container.preamble(data)
-    unused = "codebook" if header.profile == container.SCALAR else "tables"
+    unused = UNUSED[header.profile]
     head, _, rest = _index({"name": name}).partition('<body data-state="empty">\n')
     body = rest.partition("</body>")[0]
     script = '"use strict";(()=>{\n' + "".join(_inlined(_module(part)) for part in PAGE) + "})();"
@@ -81,7 +83,7 @@ def page(data: bytes, name: str) -> bytes:
     packed = {
         "style": style,
         "body": _shorter(body),
-        "worker": "".join((_stub if part == unused else _inlined)(_module(part)) for part in WORKER),
+        "worker": "".join((_stub if part in unused else _inlined)(_module(part)) for part in WORKER),
         "script": script,
     }
     loader = f'"use strict";\n{_shorter(_module("loader"))}'
@@ -120,8 +122,9 @@ def _inlined(module: str) -> str:
 
 
 def _stub(module: str) -> str:
-    """The names of a module of tables, empty: for files that do not use it."""
-    return "".join(f'const {name}="";' for name in re.findall(r"^export const (\w+)", module, re.M)) + "\n"
+    """The names of a module, empty: for files that do not use it."""
+    names = re.findall(r"^export (?:const|class|function) (\w+)", module, re.M)
+    return "".join(f"const {name}=null;" for name in names) + "\n"
 
 
 def _shorter(text: str) -> str:
@@ -205,6 +208,10 @@ class Server(ThreadingHTTPServer):
         self.token = secrets.token_urlsafe(24)
         self.hosts = {f"{name}:{self.server_port}" for name in (HOST, "localhost")}
 
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        if not isinstance(sys.exc_info()[1], OSError):  # a browser may go away in the middle
+            super().handle_error(request, client_address)
+
     @property
     def url(self) -> str:
         return f"http://{HOST}:{self.server_port}/{self.token}/"
@@ -235,15 +242,14 @@ class _Handler(BaseHTTPRequestHandler):
         # A foreign page can make its own host name point here, but cannot make the browser hide that name.
         if self.headers.get("Host") not in self.server.hosts:
             return None
-        address = urlsplit(self.path)
-        _, token, *rest = address.path.split("/", 2) if address.path.count("/") > 1 else ("", "", "")
-        if not secrets.compare_digest(token.encode(), self.server.token.encode()):
+        path, _, query = self.path.partition("?")
+        token, _, name = path.removeprefix("/").partition("/")
+        if path == f"/{token}" or not secrets.compare_digest(token.encode(), self.server.token.encode()):
             return None
-        if rest == ["live"] and self.server.live:
-            number = parse_qs(address.query).get("after", ["0"])[0]
-            state = self.server.live.after(int(number) if re.fullmatch(r"\d{1,9}", number) else 0)
-            return Resource(state, "application/octet-stream")
-        return self.server.resources.get(rest[0])
+        if name == "live" and self.server.live:
+            after = re.fullmatch(r"after=(\d{1,9})", query)
+            return Resource(self.server.live.after(int(after[1]) if after else 0), "application/octet-stream")
+        return self.server.resources.get(name)
 
     def log_message(self, format: str, *arguments: Any) -> None:
         """A viewer is no web server that somebody watches."""

@@ -1,8 +1,8 @@
 // Packets of the vector profile: docs/format.md, section "Vector profile".
 
 import { CODEBOOK } from "./codebook.js";
+import { setColor } from "./color.js";
 import { FormatError, fromBase64 } from "./container.js";
-import { setColor } from "./packets.js";
 
 const FORMS = 4096;
 const DIRECTIONS = 128;
