@@ -15,13 +15,13 @@ ROOT = Path(splat2d.__file__).parent
 EVERYTHING = {
     *("errors", "config", "splats", "atomic", "images", "storage", "files", "metrics", "inspection", "engine"),
     *("rendering", "seeding", "fitting", "batch", "scene", "demo", "bench", "codec", "compression", "editing"),
-    *("exporting", "viewing"),
+    *("exporting", "viewing", "display", "plotting", "notebook", "progress"),
     *("pillow", "__init__"),
 }
 MAY_IMPORT = {
     "errors": set(),
     "config": {"errors"},
-    "splats": {"errors"},
+    "splats": {"errors", "config"},
     "atomic": {"errors"},
     "images": {"errors", "atomic", "_cpu"},
     "storage": {"errors", "atomic", "splats", "codec"},
@@ -33,6 +33,12 @@ MAY_IMPORT = {
     "editing": {"errors", "splats", "rendering", "_cpu"},
     "exporting": {"errors", "atomic", "splats", "rendering", "editing", "_cpu"},
     "viewing": {"errors", "atomic", "codec", "fitting", "images"},
+    "display": {"images", "rendering", "splats"},
+    "plotting": {
+        *("errors", "atomic", "config", "splats", "demo", "display", "editing", "inspection", "rendering"),
+    },
+    "notebook": {"errors", "codec", "splats", "viewing"},
+    "progress": set(),
     "seeding": {"splats", "_cpu"},
     "fitting": {"errors", "config", "splats", "engine", "seeding", "metrics"},
     "batch": {"errors", "config", "splats", "engine", "seeding", "fitting", "_cpu"},
@@ -49,13 +55,19 @@ MAY_IMPORT = {
     "__main__": {"cli"},
 }
 
+# Methods that are short for a function of a module above: these import it when they are called, and not before.
+SHORTCUTS = {"splats": {"display", "plotting", "notebook"}, "fitting": {"plotting"}}
+
 # numpy may be used by any module but these, which have to load quickly.
 WITHOUT_NUMPY = {"__init__", "__main__", "errors", "config", "atomic"}
 THIRD_PARTIES = {
-    "PIL": {"images", "pillow", "scene", "demo"},
+    "PIL": {"images", "pillow", "scene", "demo", "display"},
     "OpenImageIO": {"images"},
     "tyro": {"cli"},
-    "rich": {"cli"},
+    "rich": {"cli", "progress"},
+    "matplotlib": {"plotting", "splats", "fitting"},
+    "anywidget": {"notebook", "splats", "fitting"},
+    "traitlets": {"notebook"},
     "torch": {"torch", "diffusion"},
     "safetensors": {"diffusion"},
     "cuda": {"engine.cuda", "engine.pictures"},
@@ -107,11 +119,22 @@ def test_imports_follow_the_layers(module, path):
     unit = module.split(".")[0]
     assert unit in MAY_IMPORT, f"{unit} is new: add it to MAY_IMPORT with what it stands on"
     names = imported(ast.parse(path.read_text(encoding="utf-8")), module, path.name == "__init__.py")
-    forbidden = units(names) - MAY_IMPORT[unit] - {unit}
+    forbidden = units(names) - MAY_IMPORT[unit] - SHORTCUTS.get(unit, set()) - {unit}
     assert not forbidden, f"{module} must not import {forbidden}"
     for third_party in {name.split(".")[0] for name in names} - set(sys.stdlib_module_names) - {"splat2d"}:
         assert third_party in THIRD_PARTIES, f"{module} imports {third_party}, which is no dependency"
         assert {unit, module} & THIRD_PARTIES[third_party], f"{module} must not import {third_party}"
+
+
+class WithoutFunctions(ast.NodeTransformer):
+    def visit_FunctionDef(self, node: ast.FunctionDef) -> None:
+        return None
+
+
+@pytest.mark.parametrize("unit", SHORTCUTS)
+def test_shortcuts_are_taken_inside_functions_only(unit):
+    tree = WithoutFunctions().visit(ast.parse((ROOT / f"{unit}.py").read_text(encoding="utf-8")))
+    assert not units(imported(tree, unit, is_package=False)) & SHORTCUTS[unit]
 
 
 def test_every_rule_is_about_a_module_that_exists():
@@ -156,13 +179,15 @@ def loaded_by(statement: str) -> set[str]:
 
 def test_importing_the_package_loads_nothing_heavy():
     loaded = loaded_by("import splat2d")
-    assert not loaded & {"numpy", "torch", "PIL", "tyro", "rich", "OpenImageIO", "splat2d._cpu"}
+    assert not loaded & {
+        *("numpy", "torch", "PIL", "tyro", "rich", "OpenImageIO", "matplotlib", "anywidget", "splat2d._cpu")
+    }
 
 
 def test_fitting_needs_neither_pillow_nor_the_command_line():
     loaded = loaded_by("import splat2d; splat2d.fit, splat2d.render, splat2d.psnr, splat2d.load")
     assert "numpy" in loaded and "splat2d._cpu" in loaded
-    assert not loaded & {"torch", "PIL", "tyro", "rich", "OpenImageIO", "splat2d.cli"}
+    assert not loaded & {"torch", "PIL", "tyro", "rich", "OpenImageIO", "matplotlib", "anywidget", "splat2d.cli"}
 
 
 def test_every_public_name_exists():

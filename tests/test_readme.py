@@ -41,12 +41,17 @@ def photo(tmp_path, monkeypatch):
 def test_every_command_runs(photo, capsys):
     lines = [line.partition(" #")[0] for block in blocks("") for line in block.splitlines()]
     commands = [shlex.split(line)[1:] for line in lines if line.startswith("splat2d ")]
-    assert {command[0] for command in commands} == {"fit", "decode", "render", "edit", "info", "compare", "encode", "bench"}
+    shown = {"fit", "decode", "render", "edit", "info", "compare", "plot", "encode", "bench"}
+    assert {command[0] for command in commands} == shown
     for command in commands:
         shorter = [part for word, parts in SHORTER.items() if word in command for part in parts]
         assert main([*command, *shorter]) == 0, command
         assert capsys.readouterr().out
-    for path in ("photo.s2d", "photo.npz", "fit.png", "photo.png", "large.png", "detail.png", "photo.svg", "edited.s2d", "later.s2d"):
+    splats, pictures = (
+        ("photo.s2d", "photo.npz", "edited.s2d", "later.s2d"),
+        ("fit", "photo", "large", "detail", "figure"),
+    )
+    for path in (*splats, *(f"{name}.png" for name in pictures), "photo.svg"):
         assert (photo / path).stat().st_size > 0
 
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from splat2d.images import load_image, save_image
     from splat2d.metrics import psnr, ssim
     from splat2d.pillow import register_pillow
+    from splat2d.progress import track
     from splat2d.rendering import render
     from splat2d.splats import Splats
     from splat2d.storage import load, save
@@ -52,6 +53,7 @@ _HOME = {
     "save": "storage",
     "save_image": "images",
     "ssim": "metrics",
+    "track": "progress",
 }
 
 __all__ = [
@@ -82,6 +84,7 @@ __all__ = [
     "save",
     "save_image",
     "ssim",
+    "track",
 ]
 
 

@@ -20,7 +20,7 @@ from tyro.conf import FlagCreatePairsOff, Positional, UseAppendAction, arg
 from tyro.extras import subcommand_cli_from_dict
 
 from splat2d import __version__
-from splat2d.config import CompressConfig, Device, FitConfig, Loss, Preset, Profile
+from splat2d.config import CompressConfig, Device, FitConfig, Loss, Panel, Preset, Profile
 from splat2d.errors import InputError
 
 if TYPE_CHECKING:
@@ -279,6 +279,26 @@ class View:
     device: OnDevice = "auto"
     threads: Threads = None
     quiet: Quiet = False
+
+
+@dataclass(frozen=True)
+class Plot:
+    """Draw a figure of splats: ellipses, where they lie, what they miss.
+
+    Needs matplotlib: pip install "splat2d[plot]".
+    """
+
+    file: Positional[Annotated[Path, arg(metavar="FILE", help_behavior_hint="")]]
+    """The splats."""
+    outputs: Outputs = ()
+    """Where to write; repeatable: .png .pdf .svg .jpg .webp. Unless given: FILE-plot.png beside FILE."""
+    photo: Annotated[Path | None, arg(metavar="PHOTO", help_behavior_hint="")] = None
+    """The original, of which the panel error shows the difference."""
+    panels: Annotated[
+        tuple[Panel, ...] | None,
+        arg(metavar="[{picture,ellipses,density,error} ...]", help_behavior_hint=""),
+    ] = None
+    """What to show; everything unless given."""
 
 
 @dataclass(frozen=True)
@@ -848,6 +868,22 @@ def _wait() -> None:
         Event().wait()
 
 
+def _plot(command: Plot) -> int:
+    from splat2d import storage
+    from splat2d.files import check_places
+    from splat2d.images import load_image
+    from splat2d.plotting import SUFFIXES, plot, save_plot
+
+    outputs = command.outputs or (command.file.with_name(f"{command.file.stem}-plot.png"),)
+    check_places(outputs, command.file, SUFFIXES)
+    image = None if command.photo is None else load_image(command.photo)
+    figure = plot(storage.load(command.file), image=image, panels=command.panels)
+    for path in outputs:
+        save_plot(path, figure)
+        print(f"{path}: {path.stat().st_size} bytes")
+    return OK
+
+
 def _device_rows(found: DeviceBenchmark) -> dict[str, str]:
     """Of `splat2d bench --device`."""
     from splat2d.bench import FITS, PICTURES, SMALL_SPLATS, SMALL_STEPS
@@ -1018,23 +1054,10 @@ def _progress_bar(quiet: bool) -> Iterator[Callable[[Progress, str], None]]:
         yield lambda event, phase: None
         return
     from rich.console import Console
-    from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
-    from rich.progress import Progress as Bar
 
-    bar = Bar(
-        BarColumn(),
-        TextColumn("{task.fields[state]}"),
-        TimeRemainingColumn(),
-        console=Console(stderr=True),
-        transient=True,
-    )
-    with bar:
-        task = bar.add_task("fit", total=None, state="starting")
+    from splat2d.progress import bar
 
-        def show(event: Progress, phase: str) -> None:
-            state = f"{phase}  step {event.step}/{event.steps}  {event.psnr:.2f} dB  {event.count} splats"
-            bar.update(task, completed=event.step, total=event.steps, state=state)
-
+    with bar(Console(stderr=True)) as show:
         yield show
 
 
@@ -1078,6 +1101,7 @@ COMMANDS: dict[str, tuple[type, Callable[[Any], int]]] = {
     "edit": (Edit, _edit),
     "info": (Info, _info),
     "compare": (Compare, _compare),
+    "plot": (Plot, _plot),
     "view": (View, _view),
     "bench": (Bench, _bench),
     "demo": (Demo, _demo),

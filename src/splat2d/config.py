@@ -10,6 +10,7 @@ from splat2d.errors import InputError
 Preset = Literal["fast", "balanced", "best"]
 Device = Literal["auto", "cpu", "cuda"]
 Profile = Literal["scalar", "vector"]
+Panel = Literal["picture", "ellipses", "density", "error", "history"]  # of a plot
 
 
 @dataclass(frozen=True, slots=True)

@@ -128,7 +128,11 @@ def check_outputs(outputs: Sequence[Path], source: Path, *, splats: bool) -> Non
     written.
     """
     pictures = [suffix for suffix in images.SUFFIXES if suffix not in storage.SUFFIXES]
-    suffixes = [*((*storage.SUFFIXES, PAGE) if splats else ()), *exporting.SUFFIXES, *pictures]
+    check_places(outputs, source, [*((*storage.SUFFIXES, PAGE) if splats else ()), *exporting.SUFFIXES, *pictures])
+
+
+def check_places(outputs: Sequence[Path], source: Path, suffixes: Sequence[str]) -> None:
+    """The same for outputs of any of these suffixes."""
     places = [source.resolve()]
     for path in outputs:
         if path.suffix.lower() not in suffixes:

@@ -8,18 +8,23 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from splat2d.config import Device, FitConfig, Loss, Preset
+from splat2d.config import Device, FitConfig, Loss, Panel, Preset
 from splat2d.engine import Evaluation, Optimizer, Session, engine
 from splat2d.errors import InputError
 from splat2d.seeding import SIZE, initial_splats
 from splat2d.splats import Splats
+
+if TYPE_CHECKING:
+    from anywidget import AnyWidget
+    from matplotlib.figure import Figure
 
 Floats = NDArray[np.float32]
 
@@ -66,15 +71,31 @@ class Progress:
     best: bool  # no earlier state with the full budget was better; always so for the last event
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class FitResult:
-    """What a fit came to."""
+    """What a fit came to. A notebook shows its picture."""
 
     splats: Splats
     psnr: float  # dB
     steps: int
     seconds: float
     history: tuple[tuple[int, int, float], ...]  # (step, splats, PSNR in dB) after each block
+
+    def __repr__(self) -> str:
+        return f"FitResult({self.splats!r}, {self.psnr:.2f} dB, {self.steps} steps, {self.seconds:.1f} s)"
+
+    def plot(self, image: Floats | None = None, *, panels: Sequence[Panel] | None = None) -> Figure:
+        """A figure of the splats and of the fit's history; see splat2d.plotting.plot()."""
+        from splat2d.plotting import plot
+
+        return plot(self.splats, image=image, history=self.history, panels=panels)
+
+    def view(self, *, height: int = 480) -> AnyWidget:
+        """The viewer as a widget for notebooks; see Splats.view()."""
+        return self.splats.view(height=height)
+
+    def _repr_png_(self) -> bytes | None:
+        return self.splats._repr_png_()
 
 
 def fit(

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from splat2d.errors import InputError
+
+if TYPE_CHECKING:
+    from anywidget import AnyWidget
+    from matplotlib.figure import Figure
+
+    from splat2d.config import Panel
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -61,6 +69,24 @@ class Splats:
         energy = (self.colors.astype(np.float64) ** 2).sum(1) * np.exp(self.log_cholesky[:, [0, 2]].sum(1))
         order: NDArray[np.int64] = np.argsort(-energy, kind="stable")
         return order
+
+    def plot(self, image: NDArray[np.float32] | None = None, *, panels: Sequence[Panel] | None = None) -> Figure:
+        """A figure of these splats, beside the original if it is given; see splat2d.plotting.plot()."""
+        from splat2d.plotting import plot
+
+        return plot(self, image=image, panels=panels)
+
+    def view(self, *, height: int = 480) -> AnyWidget:
+        """The viewer as a widget for notebooks, of so many pixels of height; see splat2d.notebook.view()."""
+        from splat2d.notebook import view
+
+        return view(self, height=height)
+
+    def _repr_png_(self) -> bytes | None:
+        """The picture, where a notebook shows this object."""
+        from splat2d.display import png
+
+        return png(self)
 
     @property
     def channels(self) -> int:

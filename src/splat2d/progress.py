@@ -1,0 +1,58 @@
+"""The progress of a fit, shown in a notebook or on a terminal."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Protocol, TypeVar, runtime_checkable
+
+from rich.console import Console
+from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
+
+Event = TypeVar("Event")
+
+
+@runtime_checkable
+class Step(Protocol):
+    """What a bar tells of an event of a fit; splat2d.Progress has it."""
+
+    @property
+    def step(self) -> int: ...
+    @property
+    def steps(self) -> int: ...
+    @property
+    def count(self) -> int: ...
+    @property
+    def psnr(self) -> float: ...
+
+
+def track(events: Iterable[Event]) -> Iterator[Event]:
+    """Passes on the events of fit_steps() or compress_steps(), while a bar shows how far they are.
+
+    The bar is shown in a notebook (extra `notebook`), or on stderr if that is a terminal; elsewhere there is none.
+    """
+    console = Console(stderr=True)
+    if not (console.is_jupyter or sys.stderr.isatty()):
+        yield from events
+        return
+    with bar(console) as show:
+        for event in events:
+            if isinstance(event, Step):
+                show(event, "fitting")
+            yield event
+
+
+@contextmanager
+def bar(console: Console) -> Iterator[Callable[[Step, str], None]]:
+    """Yields what shows an event and the name of its phase. The bar disappears at the end."""
+    columns = (BarColumn(), TextColumn("{task.fields[state]}"), TimeRemainingColumn())
+    with Bar(*columns, console=console, transient=True) as shown:
+        task = shown.add_task("fit", total=None, state="starting")
+
+        def show(event: Step, phase: str) -> None:
+            state = f"{phase}  step {event.step}/{event.steps}  {event.psnr:.2f} dB  {event.count} splats"
+            shown.update(task, completed=event.step, total=event.steps, state=state)
+
+        yield show

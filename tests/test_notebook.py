@@ -1,0 +1,76 @@
+"""Notebooks: the example runs, the bar of progress, the widget and what its page shows in a browser."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scenes import scattered
+
+import splat2d
+from splat2d import FitConfig, InputError, notebook
+
+EXAMPLE = Path(__file__).parents[1] / "examples" / "quickstart.ipynb"
+
+
+def test_the_example_runs(tmp_path: Path) -> None:
+    nbclient, nbformat = pytest.importorskip("nbclient"), pytest.importorskip("nbformat")
+    pytest.importorskip("ipykernel")
+    pytest.importorskip("anywidget")
+    example = nbformat.read(EXAMPLE, as_version=4)
+    assert not any(cell.get("outputs") for cell in example.cells), "outputs stay out of the repository"
+    nbclient.NotebookClient(example, timeout=120, resources={"metadata": {"path": tmp_path}}).execute()
+    shown = [kind for cell in example.cells for output in cell.get("outputs", ()) for kind in output.get("data", ())]
+    assert shown.count("image/png") == 4  # splats, result, figure, edited splats
+    assert "application/vnd.jupyter.widget-view+json" in shown
+    assert not [
+        output for cell in example.cells for output in cell.get("outputs", ()) if output.get("name") == "stderr"
+    ]
+
+
+def test_the_example_names_what_exists() -> None:
+    cells = json.loads(EXAMPLE.read_text(encoding="utf-8"))["cells"]
+    for cell in cells:
+        if cell["cell_type"] == "code":
+            compile("".join(cell["source"]), "quickstart.ipynb", "exec")
+
+
+# --- progress
+
+
+def test_track_passes_on_every_event_and_is_silent_without_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    image = np.random.default_rng(0).random((24, 32, 3), np.float32)
+    config = FitConfig(splats=20, steps=60, device="cpu")
+    expected = [(event.step, event.psnr) for event in splat2d.fit_steps(image, config)]
+    assert [(event.step, event.psnr) for event in splat2d.track(splat2d.fit_steps(image, config))] == expected
+    assert [*splat2d.track([1, "two"])] == [1, "two"]
+    assert capsys.readouterr() == ("", "")
+
+
+def test_track_shows_a_bar_on_a_terminal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    image = np.random.default_rng(0).random((24, 32, 3), np.float32)
+    for _ in splat2d.track(splat2d.fit_steps(image, FitConfig(splats=20, steps=60, device="cpu"))):
+        pass
+    said = capsys.readouterr()
+    assert "step 60/60" in said.err and said.out == ""
+
+
+# --- the widget
+
+
+def test_the_widget_holds_the_page_of_the_viewer() -> None:
+    pytest.importorskip("anywidget")
+    widget = scattered(40).view(height=300)
+    assert widget.height == 300 and widget.page.lstrip().lower().startswith("<!doctype html>")
+    assert 'src="http' not in widget.page and 'href="http' not in widget.page
+
+
+def test_the_widget_without_anywidget_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "anywidget", None)
+    with pytest.raises(InputError, match=r"splat2d\[notebook\]"):
+        notebook.view(scattered(3))
