@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import json
+import shutil
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from scenes import scattered
 
 import splat2d
-from splat2d import FitConfig, InputError, notebook
+from splat2d import FitConfig, InputError, Splats, notebook, render
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "quickstart.ipynb"
 
@@ -74,3 +77,36 @@ def test_the_widget_without_anywidget_names_the_extra(monkeypatch: pytest.Monkey
     monkeypatch.setitem(sys.modules, "anywidget", None)
     with pytest.raises(InputError, match=r"splat2d\[notebook\]"):
         notebook.view(scattered(3))
+
+
+def test_the_widget_draws_in_a_browser() -> None:
+    """As a notebook runs it: the module of the widget, a model and an element."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="the package playwright is not installed")
+    pytest.importorskip("anywidget")
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if chromium is None:
+        pytest.skip("no Chromium is installed")
+    wide = Splats([[48, 32]], [[4, 0, 4]], [[0.5, -0.2, 0.3]], 96, 64, [0.25, 0.5, 0.25])
+    script = (
+        "async ({ esm, page }) => { const module = await import('data:text/javascript,' + encodeURIComponent(esm));"
+    )
+    script += " const get = (name) => ({ page, height: 400 })[name];"
+    script += " module.default.render({ model: { get, on() {} }, el: document.body }); }"
+    with playwright.sync_playwright() as start:
+        software = ["--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--no-sandbox"]
+        browser = start.chromium.launch(executable_path=chromium, args=software)
+        page = browser.new_page(viewport={"width": 616, "height": 500})
+        said: list[str] = []
+        page.on("console", lambda message: said.append(message.text) if message.type == "error" else None)
+        page.set_content("<!doctype html><body style='margin: 8px'></body>")
+        page.evaluate(script, {"esm": notebook.FRAME, "page": wide.view().page})
+        page.frame_locator("iframe").get_by_text("96 × 64").wait_for()
+        expected = render(wide)[32, 48]
+        for _ in range(50):
+            with Image.open(io.BytesIO(page.screenshot())) as shot:
+                shown = np.asarray(shot)[208, 308, :3] / 255
+            if abs(shown - expected).max() < 0.02:
+                break
+            page.wait_for_timeout(100)
+        browser.close()
+    assert abs(shown - expected).max() < 0.02 and not said
