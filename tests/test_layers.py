@@ -16,7 +16,7 @@ EVERYTHING = {
     *("errors", "config", "splats", "atomic", "images", "storage", "files", "metrics", "inspection", "engine"),
     *("rendering", "seeding", "fitting", "batch", "scene", "demo", "bench", "codec", "compression", "editing"),
     *("exporting", "viewing", "display", "plotting", "notebook", "progress"),
-    *("pillow", "__init__"),
+    *("terminal", "pillow", "__init__"),
 }
 MAY_IMPORT = {
     "errors": set(),
@@ -44,6 +44,7 @@ MAY_IMPORT = {
     "batch": {"errors", "config", "splats", "engine", "seeding", "fitting", "_cpu"},
     "compression": {"errors", "codec", "config", "engine", "fitting", "metrics", "rendering", "seeding", "splats"},
     "scene": set(),
+    "terminal": {"config"},
     "codec": {"errors", "splats", "_cpu"},
     "torch": {"errors", "splats", "engine", "_cpu"},
     "diffusion": {"errors", "atomic", "images", "torch"},
@@ -59,11 +60,11 @@ MAY_IMPORT = {
 SHORTCUTS = {"splats": {"display", "plotting", "notebook"}, "fitting": {"plotting"}}
 
 # numpy may be used by any module but these, which have to load quickly.
-WITHOUT_NUMPY = {"__init__", "__main__", "errors", "config", "atomic"}
+WITHOUT_NUMPY = {"__init__", "__main__", "errors", "config", "atomic", "terminal"}
 THIRD_PARTIES = {
     "PIL": {"images", "pillow", "scene", "demo", "display"},
     "OpenImageIO": {"images"},
-    "tyro": {"cli"},
+    "tyro": {"cli", "terminal"},
     "rich": {"cli", "progress"},
     "matplotlib": {"plotting", "splats", "fitting"},
     "anywidget": {"notebook", "splats", "fitting"},

@@ -6,22 +6,33 @@ that help comes at once.
 
 from __future__ import annotations
 
-import json
 import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
-from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
-from tyro.conf import FlagCreatePairsOff, Positional, UseAppendAction, arg
+from tyro.conf import FlagCreatePairsOff, Positional, arg
 from tyro.extras import subcommand_cli_from_dict
 
 from splat2d import __version__
-from splat2d.config import CompressConfig, Device, FitConfig, Loss, Panel, Preset, Profile
+from splat2d.config import CompressConfig, FitConfig, Loss, Panel, Preset, Profile
 from splat2d.errors import InputError
+from splat2d.terminal import (
+    INTERRUPTED,
+    OK,
+    USER_ERROR,
+    Count,
+    Json,
+    OnDevice,
+    Outputs,
+    Quiet,
+    print_json,
+    print_rows,
+    say,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -33,8 +44,6 @@ if TYPE_CHECKING:
     from splat2d.inspection import CodingInfo
     from splat2d.splats import Splats
 
-OK, USER_ERROR, INTERRUPTED = 0, 1, 130  # tyro exits with 2 where the command line itself cannot be understood
-
 WRITING = "interrupted at step {last.step} of {last.steps}; writing the best result so far (Ctrl-C again gives up)"
 ROUNDED = "the file has the splats of that step, rounded all at once; what a run to the end writes is better"
 
@@ -43,19 +52,12 @@ DESCRIPTION = """Pictures to 2D Gaussian splats and back.
 Results go to stdout, progress and errors to stderr. Exit codes: 0 done, 1 an error that one line on stderr explains,
 2 wrong usage, 130 interrupted by Ctrl-C. NO_COLOR is honoured. splat2d --version prints the version."""
 
-Count = Annotated[int | None, arg(metavar="N", help_behavior_hint="")]
-Outputs = Annotated[
-    tuple[Path, ...], UseAppendAction, arg(name="output", aliases=["-o"], metavar="FILE", help_behavior_hint="")
-]
 Threads = Annotated[
     int | None,
     arg(metavar="N", help="CPU threads, every core unless given. The result is the same.", help_behavior_hint=""),
 ]
-OnDevice = Annotated[Device, arg(help="Where to compute; auto takes a GPU if there is one it can use.")]
 Box = Annotated[tuple[float, float, float, float] | None, arg(metavar="X Y W H", help_behavior_hint="")]
 SplatFile = Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="")]
-Json = Annotated[bool, arg(help_behavior_hint="")]
-Quiet = Annotated[bool, arg(help="Show no progress.", help_behavior_hint="")]
 
 
 @dataclass(frozen=True)
@@ -367,9 +369,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except MemoryError:
         problem = "not enough memory; use a smaller picture or fewer splats"
     except KeyboardInterrupt:
-        _say("interrupted; nothing more was written")
+        say("interrupted; nothing more was written")
         return INTERRUPTED
-    _say(f"error: {problem}")
+    say(f"error: {problem}")
     return USER_ERROR
 
 
@@ -401,7 +403,7 @@ def _fit(command: Fit) -> int:
     height, width, channels = image.shape
     pixels = width * height
     if command.splats is not None and command.splats > pixels:
-        _say(f"warning: {command.splats} splats for {pixels} pixels are more than one per pixel")
+        say(f"warning: {command.splats} splats for {pixels} pixels are more than one per pixel")
     if isinstance(config, CompressConfig):
         if command.bpp is not None:
             config = replace(config, bytes=max(1, int(command.bpp * pixels / 8)))
@@ -409,7 +411,7 @@ def _fit(command: Fit) -> int:
     else:
         result = _follow(fit_steps(image, config), command.quiet, config)
     if result.interrupted:
-        _say(WRITING.format(last=result.last))
+        say(WRITING.format(last=result.last))
 
     splats, data = result.kept.splats, None
     if coded:
@@ -438,9 +440,9 @@ def _fit(command: Fit) -> int:
         "next": _next_command(command.photo, outputs, file),
     }
     if command.json:
-        _print_json(report)
+        print_json(report)
     else:
-        _print_rows(
+        print_rows(
             {
                 "splats": f"{len(shown)} for {width}x{height} pixels, {channels} channels",
                 "PSNR": f"{report['psnr']:.2f} dB",
@@ -493,7 +495,7 @@ def _file_of(result: _Followed, config: FitConfig | CompressConfig, profile: Pro
         return result.file.data
     splats = result.kept.splats
     if isinstance(config, CompressConfig):
-        _say(ROUNDED)
+        say(ROUNDED)
     if isinstance(config, FitConfig) or config.psnr is not None:
         return codec.encode(splats, profile=profile)
     if config.bytes is not None:
@@ -568,9 +570,9 @@ def _encode(command: Encode) -> int:
         "next": shlex.join(["splat2d", "info", str(output)]),
     }
     if command.json:
-        _print_json(report)
+        print_json(report)
     else:
-        _print_rows(
+        print_rows(
             {
                 "splats": f"{header.count}, {report['left_out']} more are too faint to count",
                 **({"profile": command.profile} if quality is None else {"quality": f"{quality:g}"}),
@@ -593,7 +595,7 @@ def _decode(command: Decode) -> int:
     contents = load_s2d(command.file, partial=command.partial)
     splats, count = contents.splats, contents.container.header.count
     if len(splats) < count:
-        _say(f"warning: {command.file} ends early; it holds {len(splats)} of {count} splats")
+        say(f"warning: {command.file} ends early; it holds {len(splats)} of {count} splats")
     picture = render(splats, device=command.device, threads=command.threads)
     for path in outputs:
         print(f"{path}: {_size(write(path, splats, picture), splats.width * splats.height)}")
@@ -635,10 +637,10 @@ def _edit(command: Edit) -> int:
         "next": shlex.join(["splat2d", "info", str(file or command.outputs[0])]),
     }
     if command.json:
-        _print_json(report)
+        print_json(report)
     else:
         pixels = splats.width * splats.height
-        _print_rows(
+        print_rows(
             {
                 "splats": f"{len(splats)} for {splats.width}x{splats.height} pixels, {splats.channels} channels",
                 **{str(path): _size(size, pixels) for path, size in sizes.items()},
@@ -699,7 +701,7 @@ def _info(command: Info) -> int:
     kind = "splats" if isinstance(info, SplatsInfo) else "picture"
     if command.json:
         report = {"kind": kind, "bytes": size, "bpp": 8 * size / pixels, **asdict(info)}
-        _print_json(report | ({"coding": asdict(coding)} if coding else {}))
+        print_json(report | ({"coding": asdict(coding)} if coding else {}))
         return OK
     rows = {
         "kind": kind,
@@ -718,7 +720,7 @@ def _info(command: Info) -> int:
         rows |= {"values": f"{_numbers(info.range)} (smallest, largest)", "mean": _numbers(info.mean)}
     if coding:
         rows |= _coding_rows(coding, size)
-    _print_rows(rows)
+    print_rows(rows)
     return OK
 
 
@@ -757,10 +759,10 @@ def _compare(command: Compare) -> int:
     result = compare(picture, reference)
     size, pixels = command.file.stat().st_size, result.width * result.height
     if command.json:
-        _print_json({"bytes": size, "bpp": 8 * size / pixels, **asdict(result)})
+        print_json({"bytes": size, "bpp": 8 * size / pixels, **asdict(result)})
         return OK
     worst = result.worst
-    _print_rows(
+    print_rows(
         {
             "bytes": _size(size, pixels),
             "PSNR": f"{result.psnr:.2f} dB",
@@ -821,7 +823,7 @@ def _coded_bytes(source: str) -> bytes:
         return codec.encode(storage.load(path), quality=100)
     count = contents.container.header.count
     if len(contents.splats) < count:
-        _say(f"warning: {source} ends early; it holds {len(contents.splats)} of {count} splats")
+        say(f"warning: {source} ends early; it holds {len(contents.splats)} of {count} splats")
     return data
 
 
@@ -845,7 +847,7 @@ def _view_live(command: View, name: str, image: NDArray[np.float32], original: N
         _announce(address, command)
         result = _follow(live.following(fit_steps(image, config)), command.quiet, config)
         if not result.interrupted:
-            _say(f"{result.kept.count} splats, {result.kept.psnr:.2f} dB")
+            say(f"{result.kept.count} splats, {result.kept.psnr:.2f} dB")
             _wait()
     return OK
 
@@ -856,14 +858,14 @@ def _announce(address: str, command: View) -> None:
 
     print(address, flush=True)
     if not command.no_browser and not webbrowser.open(address):
-        _say("no browser could be started; open the address above")
+        say("no browser could be started; open the address above")
 
 
 def _wait() -> None:
     """Until Ctrl-C, which is how a view ends."""
     from threading import Event
 
-    _say("Ctrl-C ends the view")
+    say("Ctrl-C ends the view")
     with suppress(KeyboardInterrupt):
         Event().wait()
 
@@ -923,15 +925,15 @@ def _bench(command: Bench) -> int:
     if chosen.name != "cpu":
         on_device = measure_device(chosen, image, config)
         if command.json:
-            _print_json(asdict(on_device))
+            print_json(asdict(on_device))
             return OK
-        _print_rows(_device_rows(on_device))
+        print_rows(_device_rows(on_device))
         return OK
     found = measure(image, result.kept.splats, command.threads)
     if command.json:
-        _print_json(asdict(found))
+        print_json(asdict(found))
         return OK
-    _print_rows(
+    print_rows(
         {
             "picture": f"{found.width}x{found.height} pixels, {found.splats} fitted splats, {found.pairs} pairs",
             "instructions": found.instruction_set,
@@ -962,7 +964,7 @@ def _demo(command: Demo) -> int:
     save_image(folder / "original.png", image)
     result = _follow(compress_steps(image, config), command.quiet, config)
     if result.interrupted:
-        _say(WRITING.format(last=result.last))
+        say(WRITING.format(last=result.last))
     data = _file_of(result, config, config.profile)
     splats = codec.decode(data)
     picture = render(splats, device=command.device, threads=command.threads)
@@ -974,7 +976,7 @@ def _demo(command: Demo) -> int:
     save_image(folder / "zoom.png", demo.zoom(splats, image))
     save_image(folder / "splats.png", demo.ellipses(splats, picture))
     original, pixels = (folder / "original.png").stat().st_size, splats.width * splats.height
-    _print_rows(
+    print_rows(
         {
             str(folder / "original.png"): f"{_size(original, pixels)}: the picture, drawn in code",
             str(folder / "demo.s2d"): f"{_size(len(data), pixels)}, {decibels:.2f} dB: {len(splats)} splats, "
@@ -1059,30 +1061,6 @@ def _progress_bar(quiet: bool) -> Iterator[Callable[[Progress, str], None]]:
 
     with bar(Console(stderr=True)) as show:
         yield show
-
-
-def _say(text: str) -> None:
-    """One line on stderr."""
-    print("splat2d:", " ".join(text.split()), file=sys.stderr)
-
-
-def _print_json(report: dict[str, Any]) -> None:
-    print(json.dumps(_finite(report)))
-
-
-def _finite(value: Any) -> Any:
-    """JSON has no infinity: null instead."""
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not isfinite(value) else value
-
-
-def _print_rows(rows: dict[str, str]) -> None:
-    width = max(map(len, rows))
-    for name, text in rows.items():
-        print(f"{name:<{width}}  {text}")
 
 
 def _size(size: int, pixels: int) -> str:
