@@ -81,7 +81,7 @@ class ClassifierConfig:
         return cls(architecture, widths=(16, 32, 64), depth=1, steps=150, batch=128, shift=1)
 
 
-class _Block(nn.Module):  # type: ignore[misc]  # torch is Any to the type checker
+class _Block(nn.Module):
     """Two 3x3 convolutions around a shortcut (He et al. 2016)."""
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
@@ -127,7 +127,7 @@ def _plain(channels: int, config: ClassifierConfig) -> nn.Sequential:
     return nn.Sequential(*layers, nn.AdaptiveMaxPool2d(1), nn.Flatten())
 
 
-class _Network(nn.Module):  # type: ignore[misc]
+class _Network(nn.Module):
     """Pictures in 0..255 to layer-normed features (no scale or shift of their own) and to the logits of the classes."""
 
     mean: Tensor  # [1, C, 1, 1] of the training pictures, in 0..255
