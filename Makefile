@@ -1,5 +1,6 @@
 # make demo: sets up and runs the main job.   make test: sets up and passes the tests.
-# make test EXTRAS=test,torch: with those of splat2d.torch, which are skipped where torch is not.
+# make test EXTRAS=test,torch: with those of splat2d.torch, which are skipped where torch is not. docs: the site likewise.
+# make docs: the site, to build/site.
 # Needs Python 3.11 or newer with venv, a C++ compiler (GCC 11, Clang 14) and make; everything else goes into .venv.
 PYTHON ?= python3
 BIN := .venv/bin
@@ -7,7 +8,7 @@ EXTRAS ?= test
 SOURCES := pyproject.toml CMakeLists.txt $(shell find native src -name '*.h' -o -name '*.cpp' -o -name '*.py' -o -name '*.pyi' \
 	-o -name '*.cuh' -o -name '*.cu' -o -name '*.bin')
 
-.PHONY: demo test check bench clean
+.PHONY: demo test check bench docs clean
 
 demo: .venv/installed
 	$(BIN)/splat2d demo -o demo
@@ -24,6 +25,9 @@ check: .venv/tested
 bench: .venv/installed
 	$(BIN)/splat2d bench
 
+docs: .venv/documented
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 .venv/bin/python:
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade pip
@@ -35,6 +39,10 @@ bench: .venv/installed
 # The tests run against the installed package, as a user has it.
 .venv/tested: .venv/bin/python $(SOURCES)
 	$(BIN)/python -m pip install --quiet '.[$(EXTRAS)]'
+	touch $@ .venv/installed
+
+.venv/documented: .venv/bin/python $(SOURCES)
+	$(BIN)/python -m pip install --quiet '.[docs]'
 	touch $@ .venv/installed
 
 clean:
