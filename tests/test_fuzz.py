@@ -21,9 +21,9 @@ def build(compiler: str, *arguments: str | Path) -> subprocess.CompletedProcess[
     return subprocess.run([compiler, *FLAGS, *map(str, arguments)], capture_output=True, text=True, check=False)
 
 
-@pytest.fixture(scope="module")
-def fuzz(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The fuzz target. Skips where the compiler cannot build it."""
+@pytest.fixture(scope="module", params=["-g0", "-march=native"])
+def fuzz(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The fuzz target, for any machine and for this one. Skips where the compiler cannot build it."""
     compiler = os.environ.get("CXX") or shutil.which("c++")
     if compiler is None:
         pytest.skip("there is no C++ compiler")
@@ -32,8 +32,10 @@ def fuzz(tmp_path_factory: pytest.TempPathFactory) -> Path:
     probe = folder / "probe"
     if build(compiler, folder / "probe.cpp", "-o", probe).returncode or subprocess.run([probe], check=False).returncode:
         pytest.skip(f"{compiler} lacks AddressSanitizer or UndefinedBehaviorSanitizer")
+    if build(compiler, request.param, folder / "probe.cpp", "-o", probe).returncode:
+        pytest.skip(f"{compiler} does not know {request.param}")
     sources = [HERE / "decode.cpp", *(NATIVE / "codec").glob("[!b]*.cpp")]  # all but the bindings
-    built = build(compiler, "-DSPLAT2D_FUZZ_MAIN", f"-I{NATIVE}", *sources, "-o", folder / "fuzz")
+    built = build(compiler, request.param, "-DSPLAT2D_FUZZ_MAIN", f"-I{NATIVE}", *sources, "-o", folder / "fuzz")
     assert built.returncode == 0, built.stderr
     return folder / "fuzz"
 

@@ -110,9 +110,11 @@ class CellModel {
     if (total >= kFew) {
       const std::int64_t mean = (total * here + (here + there) / 2) / (here + there);
       const int context = std::min(log2_floor(total), kManyContexts - 1);
-      n = mean + code_integer(coder, n - mean, total, context / 2, [&](int node, int bit) {
-            return many_.decide(coder, node, bit, logit(kTables.many, context * kNodes + node), context);
-          });
+      n = mean +
+          code_integer(coder, n - mean, total, context / 2,
+                       [&](Coder& coder, int node, int bit) __attribute__((always_inline)) {
+                         return many_.decide(coder, node, bit, logit(kTables.many, context * kNodes + node), context);
+                       });
       require(n >= 0 && n <= total, "a packet holds a count beyond the limits");
       return n;
     }

@@ -6,14 +6,10 @@
 #include <array>
 #include <cmath>
 #include <cstdint>
-#include <cstring>
 #include <span>
 #include <vector>
 
-#if defined(__SSE2__)
-#include <emmintrin.h>
-#endif
-
+#include "leaves.h"
 #include "steps.h"
 
 namespace splat2d::codec {
@@ -78,13 +74,11 @@ class Context {
         rows_(rows),
         cell_exponent_(cell_exponent),
         channels_(channels),
-        stride_((kTraits + 2 * channels + kBlock - 1) / kBlock * kBlock),
+        stride_((kTraits + 2 * channels + kTraitBlock - 1) / kTraitBlock * kTraitBlock),
+        kernels_(codec_kernels()),
         running_(std::size_t(kTraits + channels), 0),
         sums_(std::size_t(stride_)),
-        colors_(std::size_t(2 * channels)) {
-    for (int i = 0; i < kWeightsInReach; ++i)
-      weight_[std::size_t(i)] = std::int16_t(32768 / (std::min(i, kWeights - 1) + 16));
-  }
+        colors_(std::size_t(2 * channels)) {}
 
   // Begins a packet whose cells are these, in the order of decoding.
   void begin(std::span<const Cell> cells) {
@@ -99,7 +93,7 @@ class Context {
     starts_.assign(std::size_t(across_) * std::size_t(down_) + 1, 0);
     for (const Place& p : places_) ++starts_[at(p) + 1];
     for (std::size_t i = 1; i < starts_.size(); ++i) starts_[i] += starts_[i - 1];
-    const std::size_t room = places_.size() + kBlock;  // blocks may reach beyond the last square
+    const std::size_t room = places_.size() + kNeighbourBlock;  // blocks may reach beyond the last square
     ids_.resize(room);
     x_.resize(room);
     y_.resize(room);
@@ -116,50 +110,30 @@ class Context {
   // Looks around the next splat.
   void look(Features& f) {
     const std::size_t slot = std::size_t(slots_[std::size_t(decoded_)]);
-    const int own_x = x_[slot], own_y = y_[slot];
-    const int qx = own_x / kFineness, qy = own_y / kFineness;
+    Surroundings in;
+    in.x = x_.data();
+    in.y = y_.data();
+    in.ids = ids_.data();
+    in.traits = traits_.data();
+    in.stride = stride_;
+    in.decoded = decoded_;
+    in.own_x = x_[slot];
+    in.own_y = y_[slot];
+    in.rows = 0;
+    const int qx = in.own_x / kFineness, qy = in.own_y / kFineness;
     const int left = std::max(0, qx - 2), right = std::min(across_ - 1, qx + 2);
     const int inner_left = std::max(0, qx - 1), inner_right = std::min(across_ - 1, qx + 1);
-    int near = 0, around = 0, found = 0;
-    Differences dx, dy, w;
-    std::array<std::int32_t, kMostFound> ids;
+    int near = 0, around = 0;
     for (int y = std::max(0, qy - 2); y <= std::min(down_ - 1, qy + 2); ++y) {
       const std::int32_t* starts = &starts_[std::size_t(y) * std::size_t(across_)];
-      const int last = starts[right + 1], first = std::max(starts[left], last - kMostInRow);
-      around += last - starts[left];
+      in.last[in.rows] = starts[right + 1];
+      in.first[in.rows++] = std::max(starts[left], starts[right + 1] - kMostInRow);
+      around += starts[right + 1] - starts[left];
       if (std::abs(y - qy) <= 1) near += starts[inner_right + 1] - starts[inner_left];
-      for (int i = first; i < last; i += kBlock) {  // whole blocks: what is too much gets overwritten
-        const std::size_t from = std::size_t(i), to = std::size_t(found + i - first);
-        for (std::size_t b = 0; b < kBlock; ++b) dx[to + b] = std::int16_t(x_[from + b] - own_x);
-        for (std::size_t b = 0; b < kBlock; ++b) dy[to + b] = std::int16_t(y_[from + b] - own_y);
-        for (std::size_t b = 0; b < kBlock; ++b) ids[to + b] = ids_[from + b];
-      }
-      found += last - first;
     }
-    // The decoded splats among them, and their weights. No branches: nobody could predict them.
-    std::array<std::int32_t, kMostFound> known;
-    std::array<std::int16_t, kMostFound> known_weight;
-    int count = 0, weights = kPrior;
-    std::array<int, 2> nearest = {INT32_MAX, INT32_MAX};  // distance, then where it stands
-    for (int i = 0; i < found; ++i) {
-      const std::size_t n = std::size_t(i);
-      const int squared = dx[n] * dx[n] + dy[n] * dy[n], weight = weight_[std::size_t(squared >> 2)];
-      const int decoded = (ids[n] - decoded_) >> 31;  // all bits, or none
-      w[n] = std::int16_t(weight);
-      known[std::size_t(count)] = ids[n];
-      known_weight[std::size_t(count)] = std::int16_t(weight);
-      count -= decoded;
-      weights += weight & decoded;
-      const int key = (squared * kMostFound + i) | (INT32_MAX & ~decoded);
-      nearest[1] = std::min(nearest[1], std::max(nearest[0], key));
-      nearest[0] = std::min(nearest[0], key);
-    }
-    // How all of them lie; the splat itself adds nothing.
-    std::fill_n(w.begin() + found, kBlock - 1, std::int16_t(0));
-    std::array<std::int32_t, 3> tensor{};  // xx, yy, xy
-    add_tensor(found, dx, dy, w, tensor);
-    const auto [xx, yy, xy] = tensor;
-    sum_traits(count, known, known_weight);
+    Neighbours found;
+    kernels_.look_around(in, found, sums_.data());
+    const int weights = kPrior + found.weights;
     unit_ = (cell_exponent_ + square_) * 177;
     f[kSquare] = limited((cell_exponent_ + square_) * 256);
     f[kFirst] = packet_ == 1 ? 256 : 0;
@@ -168,8 +142,9 @@ class Context {
     f[kKnown] = limited(kLogarithms(starts_[std::size_t(q) + 1] - starts_[std::size_t(q)]));
     f[kKnown + 1] = limited(kLogarithms(near));
     f[kKnown + 2] = limited(kLogarithms(around));
-    f[kTensor] = std::int16_t(std::int64_t(xx - yy) * 256 / (xx + yy + 1));
-    f[kTensor + 1] = std::int16_t(std::int64_t(xy) * 512 / (xx + yy + 1));
+    const std::int64_t size = found.xx + found.yy + 1;
+    f[kTensor] = std::int16_t(std::int64_t(found.xx - found.yy) * 256 / size);
+    f[kTensor + 1] = std::int16_t(std::int64_t(found.xy) * 512 / size);
     f[kWeight] = limited(kLogarithms(weights));
     for (int s = 0; s < kTraits; ++s) {
       const int offset = s == kA || s == kC ? unit_ : 0;
@@ -180,16 +155,16 @@ class Context {
     for (std::size_t i = 0; i < 2; ++i) {
       std::int16_t* g = &f[kNearest + i * kNearestSize];
       std::fill_n(g, kNearestSize, std::int16_t(0));
-      if (nearest[i] == INT32_MAX) continue;
-      const std::size_t n = std::size_t(nearest[i] % kMostFound);
-      const std::int16_t* traits = &traits_[std::size_t(ids[n]) * std::size_t(stride_)];
+      if (found.nearest[i] < 0) continue;
+      const std::size_t n = std::size_t(found.nearest[i]);
+      const std::int16_t* traits = &traits_[std::size_t(ids_[n]) * std::size_t(stride_)];
       g[0] = traits[kEnergy];
       g[1] = limited(traits[kA] - unit_);
       g[2] = limited(traits[kC] - unit_);
       g[3] = traits[kBeta];
       g[4] = traits[kTraits + 1];
-      g[5] = std::int16_t(dx[n] * 16);
-      g[6] = std::int16_t(dy[n] * 16);
+      g[5] = std::int16_t((x_[n] - in.own_x) * 16);
+      g[6] = std::int16_t((y_[n] - in.own_y) * 16);
     }
     for (int c = 0; c < channels_; ++c) {
       const int running = running_[std::size_t(kTraits + c)] >> 4;
@@ -238,13 +213,8 @@ class Context {
 
  private:
   static constexpr int kFineness = 16;
-  static constexpr int kWeights = 1024;
-  static constexpr int kWeightsInReach = 2 * (3 * kFineness) * (3 * kFineness) / 4;
   static constexpr int kSquaresPerSplat = 3;  // at most
   static constexpr int kPrior = 128;          // weight of the running means
-  static constexpr int kMostInRow = 24;       // bounds the work, and the sums: 5 * 24 * 2048 * 64 * 128 < 2^31
-  static constexpr int kBlock = 8;            // of vectors
-  static constexpr int kMostFound = 5 * kMostInRow + kBlock;
 
   struct Place {
     std::int32_t x, y;  // 1 / kFineness of a cell
@@ -263,66 +233,9 @@ class Context {
     y_[std::size_t(slot)] = p.y >> square_;
   }
 
-  using Differences = std::array<std::int16_t, kMostFound>;
-  static void add_tensor(int found, const Differences& dx, const Differences& dy, const Differences& w,
-                         std::array<std::int32_t, 3>& sums) {
-#if defined(__SSE2__)
-    __m128i xx = _mm_setzero_si128(), yy = xx, xy = xx;
-    for (std::size_t i = 0; i < std::size_t(found); i += kBlock) {
-      const __m128i x = load(&dx[i]), y = load(&dy[i]), weight = load(&w[i]);
-      xx = _mm_add_epi32(xx, _mm_madd_epi16(_mm_mullo_epi16(x, x), weight));
-      yy = _mm_add_epi32(yy, _mm_madd_epi16(_mm_mullo_epi16(y, y), weight));
-      xy = _mm_add_epi32(xy, _mm_madd_epi16(_mm_mullo_epi16(x, y), weight));
-    }
-    sums = {sum(xx), sum(yy), sum(xy)};
-#else
-    for (std::size_t i = 0; i < std::size_t(found); ++i) {
-      sums[0] += dx[i] * dx[i] * w[i];
-      sums[1] += dy[i] * dy[i] * w[i];
-      sums[2] += dx[i] * dy[i] * w[i];
-    }
-#endif
-  }
-
-  // Sums of weight times trait, for all traits. There is room for one more splat than `count`.
-  void sum_traits(int count, std::array<std::int32_t, kMostFound>& known,
-                  std::array<std::int16_t, kMostFound>& known_weight) {
-    if (count % 2 == 1) known[std::size_t(count)] = known[0], known_weight[std::size_t(count)] = 0;
-    for (int s = 0; s < stride_; s += kBlock) {
-#if defined(__SSE2__)  // one instruction for eight products and four sums
-      __m128i low = _mm_setzero_si128(), high = low;
-      for (std::size_t i = 0; i < std::size_t(count); i += 2) {
-        const __m128i a = block(known[i], s), b = block(known[i + 1], s);
-        const __m128i weights = _mm_set1_epi32(known_weight[i] | known_weight[i + 1] << 16);
-        low = _mm_add_epi32(low, _mm_madd_epi16(_mm_unpacklo_epi16(a, b), weights));
-        high = _mm_add_epi32(high, _mm_madd_epi16(_mm_unpackhi_epi16(a, b), weights));
-      }
-      std::memcpy(&sums_[std::size_t(s)], &low, sizeof low);
-      std::memcpy(&sums_[std::size_t(s + kBlock / 2)], &high, sizeof high);
-#else
-      std::array<std::int32_t, kBlock> sum{};
-      for (std::size_t i = 0; i < std::size_t(count); ++i) {
-        const std::int16_t* traits = &traits_[std::size_t(known[i]) * std::size_t(stride_) + std::size_t(s)];
-        for (std::size_t b = 0; b < kBlock; ++b) sum[b] += known_weight[i] * traits[b];
-      }
-      std::copy(sum.begin(), sum.end(), &sums_[std::size_t(s)]);
-#endif
-    }
-  }
-#if defined(__SSE2__)
-  static __m128i load(const std::int16_t* values) { return _mm_loadu_si128(reinterpret_cast<const __m128i*>(values)); }
-  static int sum(__m128i x) {
-    x = _mm_add_epi32(x, _mm_shuffle_epi32(x, _MM_SHUFFLE(1, 0, 3, 2)));
-    return _mm_cvtsi128_si32(_mm_add_epi32(x, _mm_shuffle_epi32(x, _MM_SHUFFLE(2, 3, 0, 1))));
-  }
-  __m128i block(int splat, int first) const {
-    return load(&traits_[std::size_t(splat) * std::size_t(stride_) + std::size_t(first)]);
-  }
-#endif
-
   const Steps& steps_;
   int columns_, rows_, cell_exponent_, channels_, stride_;
-  std::array<std::int16_t, kWeightsInReach> weight_;  // by a fourth of the squared distance
+  const CodecKernels& kernels_;
   int packet_ = 0, seen_ = 0, decoded_ = 0;
   int square_ = 0, across_ = 1, down_ = 1;  // squares have 2^square_ cells on a side
   int unit_ = 0;

@@ -41,7 +41,7 @@ struct Counter {
   std::uint16_t p = 0;
   std::uint16_t seen = 0;
 
-  void update(int bit) {
+  SPLAT2D_INLINE void update(int bit) {
     p = std::uint16_t(p + ((((bit ? 65535 : 0) - p) * kLogistic.rate[seen]) >> 16));
     if (seen < kMostSeen) ++seen;
   }
@@ -52,7 +52,8 @@ template <int N> using Weights = std::array<std::int32_t, N + 1>;
 
 // Codes a bit whose logit is about `prior`. Counters that have seen nothing start there.
 template <int N, class Coder>
-int code_bit(Coder& coder, int bit, int prior, const std::array<Counter*, N>& counters, Weights<N>& weights, int seen) {
+SPLAT2D_INLINE int code_bit(Coder& coder, int bit, int prior, const std::array<Counter*, N>& counters,
+                            Weights<N>& weights, int seen) {
   std::array<int, N + 1> logit;
   logit[0] = prior;
   std::int64_t sum = std::int64_t(weights[0]) * prior;
@@ -77,7 +78,7 @@ int code_bit(Coder& coder, int bit, int prior, const std::array<Counter*, N>& co
 
 // The same with one counter and no weights.
 template <class Coder>
-int code_bit(Coder& coder, int bit, int prior, Counter& counter, int seen) {
+SPLAT2D_INLINE int code_bit(Coder& coder, int bit, int prior, Counter& counter, int seen) {
   if (counter.seen == 0) counter = {std::uint16_t(kLogistic.squash(prior)), std::uint16_t(seen)};
   bit = coder.code(bit, std::uint32_t(std::clamp<int>(counter.p, kLeastProbability, 65536 - kLeastProbability)));
   counter.update(bit);

@@ -5,8 +5,13 @@
 #include <algorithm>
 #include <array>
 #include <cstdint>
+#include <cstring>
 #include <string_view>
 #include <vector>
+
+#if defined(__SSE2__)
+#include <emmintrin.h>
+#endif
 
 #include "context.h"
 #include "tables.h"
@@ -28,6 +33,7 @@ inline std::vector<std::uint8_t> from_base64(std::string_view text) {
 }
 
 enum Symbol : int { kV0, kV1, kV2, kShapeA, kShapeC, kShapeBeta, kSymbols };
+static_assert(kSymbols == kNetworks && 2 * kCommonPairs == kOwn);
 constexpr int kOutputs = 2;
 
 struct Forecast {
@@ -41,7 +47,8 @@ class Networks {
     const std::vector<std::uint8_t> weights = from_base64(kNetworkWeights), biases = from_base64(kNetworkBiases),
                                     shifts = from_base64(kNetworkShifts);
     std::size_t w = 0, unit = 0;
-    for (Network& n : networks_) {
+    for (std::size_t symbol = 0; symbol < kSymbols; ++symbol) {
+      Network& n = networks_[symbol];
       for (std::size_t i = 0; i < kHidden + kOutputs; ++i, ++unit) {
         std::uint32_t bias = 0;
         for (std::size_t byte = 4; byte-- > 0;) bias = bias << 8 | biases[4 * unit + byte];
@@ -49,8 +56,9 @@ class Networks {
           // Scaled, so that the shift is the same for all units.
           const int scale = 1 << (kHiddenShift - shifts[unit]);
           for (std::size_t j = 0; j < kFeatures; ++j)
-            n.hidden[j / 2][i][j % 2] = std::int16_t(std::int8_t(weights[w++]) * scale);
-          n.bias[i] = std::int32_t(bias) * scale;
+            (j < kOwn ? common_[j / 2][symbol] : n.own[(j - kOwn) / 2])[i][j % 2] =
+                std::int16_t(std::int8_t(weights[w++]) * scale);
+          bias_[symbol][i] = std::int32_t(bias) * scale;
         } else {
           for (std::int16_t& weight : n.output[i - kHidden]) weight = std::int8_t(weights[w++]);
           n.output_bias[i - kHidden] = std::int32_t(bias);
@@ -60,17 +68,17 @@ class Networks {
     }
   }
 
-  // Sums of the hidden units, as far as the features before kOwn go.
+  // Sums of the hidden units of all networks, as far as the features before kOwn go.
   using Sums = std::array<std::int32_t, kHidden>;
-  void look(int symbol, const Features& f, Sums& sums) const {
-    const Network& n = networks_[std::size_t(symbol)];
-    sums = n.bias;
-    add<0, kOwn / 2>(n, f, sums);
+  using AllSums = std::array<Sums, kSymbols>;
+  void look(const CodecKernels& kernels, const Features& f, AllSums& sums) const {
+    sums = bias_;
+    kernels.add_hidden(&common_[0][0][0][0], f.data(), sums[0].data());
   }
 
   Forecast operator()(int symbol, const Features& f, Sums sums) const {
     const Network& n = networks_[std::size_t(symbol)];
-    add<kOwn / 2, kFeatures / 2>(n, f, sums);
+    add_own(n, f, sums);
     std::array<std::int32_t, kOutputs> output = n.output_bias;
 #if defined(__SSE2__)
     __m128i part[kHidden / 8][2];
@@ -99,9 +107,9 @@ class Networks {
  private:
   static constexpr int kHiddenShift = 8;  // the greatest of the hidden units
 
+  using PairWeights = std::array<std::array<std::int16_t, 2>, kHidden>;  // of a pair of features
   struct Network {
-    alignas(64) std::array<std::array<std::array<std::int16_t, 2>, kHidden>, kFeatures / 2> hidden;
-    Sums bias;
+    alignas(16) std::array<PairWeights, kOwnSize / 2> own;
     alignas(16) std::array<std::array<std::int16_t, kHidden>, kOutputs> output;
     std::array<std::int32_t, kOutputs> output_bias;
     std::array<int, kOutputs> output_shift;
@@ -110,28 +118,28 @@ class Networks {
 #if defined(__SSE2__)
   static __m128i load(const void* weights) { return _mm_load_si128(static_cast<const __m128i*>(weights)); }
 #endif
-  // Adds the products of the pairs of features first..last - 1.
-  template <int First, int Last> static void add(const Network& n, const Features& f, Sums& sums) {
+  static void add_own(const Network& n, const Features& f, Sums& sums) {
 #if defined(__SSE2__)  // one instruction for eight products and four sums
     __m128i sum[kHidden / 4];
     std::memcpy(&sum, &sums, sizeof sums);
-    for (std::size_t p = First; p < Last; ++p) {
+    for (std::size_t p = 0; p < kOwnSize / 2; ++p) {
       std::int32_t both;
-      std::memcpy(&both, &f[2 * p], sizeof both);
+      std::memcpy(&both, &f[kOwn + 2 * p], sizeof both);
       const __m128i pair = _mm_set1_epi32(both);
-      for (std::size_t i = 0; i < kHidden / 4; ++i) {
-        sum[i] = _mm_add_epi32(sum[i], _mm_madd_epi16(load(&n.hidden[p][4 * i]), pair));
-      }
+      for (std::size_t i = 0; i < kHidden / 4; ++i)
+        sum[i] = _mm_add_epi32(sum[i], _mm_madd_epi16(load(&n.own[p][4 * i]), pair));
     }
     std::memcpy(&sums, &sum, sizeof sums);
 #else
-    for (std::size_t p = First; p < Last; ++p)
+    for (std::size_t p = 0; p < kOwnSize / 2; ++p)
       for (std::size_t i = 0; i < kHidden; ++i)
-        sums[i] += std::int32_t(n.hidden[p][i][0]) * f[2 * p] + std::int32_t(n.hidden[p][i][1]) * f[2 * p + 1];
+        sums[i] += n.own[p][i][0] * f[kOwn + 2 * p] + n.own[p][i][1] * f[kOwn + 2 * p + 1];
 #endif
   }
 
   std::array<Network, kSymbols> networks_{};
+  alignas(64) std::array<std::array<PairWeights, kSymbols>, kCommonPairs> common_{};
+  AllSums bias_{};
 };
 
 }  // namespace splat2d::codec

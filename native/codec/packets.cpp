@@ -18,28 +18,31 @@ constexpr int kSizes = 8;  // classes of a magnitude
 
 enum Part { kCells, kRefinement, kShape, kColor };
 
-// Bits by part; an encoder does not count.
+// Bits by part, in 1 / 256; an encoder does not count.
+using Bits = std::array<std::int64_t, 4>;
 template <class Coder> class Account {
  public:
-  Account(const Coder& coder, std::array<double, 4>& bits) : coder_(coder), bits_(bits), at_(coder.position()) {}
+  Account(const Coder& coder, Bits& bits) : coder_(coder), bits_(bits), at_(position()) {}
   void add(Part part) {
-    const double now = coder_.position();
+    const std::int64_t now = position();
     bits_[part] += now - at_;
     at_ = now;
   }
   void add_plain(Part part, int bits) {
-    bits_[part] += bits;
-    at_ += bits;
+    bits_[part] += 256 * bits;
+    at_ += 256 * bits;
   }
 
  private:
+  std::int64_t position() const { return 256 * 8 * std::int64_t(coder_.used()) - kLogarithms(coder_.range()); }
+
   const Coder& coder_;
-  std::array<double, 4>& bits_;
-  double at_;
+  Bits& bits_;
+  std::int64_t at_;
 };
 template <> class Account<Encoder> {
  public:
-  Account(const Encoder&, std::array<double, 4>&) {}
+  Account(const Encoder&, Bits&) {}
   void add(Part) {}
   void add_plain(Part, int) {}
 };
@@ -58,7 +61,7 @@ class Models {
   // row(i) points to the integers of the i-th splat of a packet. The encoder gives its cells and integers, the
   // decoder gets them.
   template <class Coder, class GetRow>
-  void code(Coder& coder, std::span<Cell> cells, GetRow row, std::array<double, 4>& bits) {
+  void code(Coder& coder, std::span<Cell> cells, GetRow row, Bits& bits) {
     Account<Coder> account(coder, bits);
     cells_.code(coder, cells);
     context_.begin(cells);
@@ -66,8 +69,7 @@ class Models {
     for (std::size_t i = 0; i < cells.size(); ++i) {
       std::int32_t* r = row(i);
       context_.look(features_);
-      for (int symbol = 0; symbol < kSymbols; ++symbol)
-        kTables.networks.look(symbol, features_, sums_[std::size_t(symbol)]);
+      kTables.networks.look(kernels_, features_, sums_);
       const int k = kSteps.energy_class(code_color(coder, r + kGeometry));
       account.add(kColor);
       code_shape(coder, r, k);
@@ -100,7 +102,9 @@ class Models {
       if (j > 2) {
         context_.show_color(features_, 1, j - 1);
         context_.show_color(features_, 2, j);
-        kTables.networks.look(kV2, features_, sums_[kV2]);
+        Networks::AllSums sums;
+        kTables.networks.look(kernels_, features_, sums);
+        sums_[kV2] = sums[kV2];
       }
       const int symbol = kV0 + std::min(j, 2);
       const Forecast forecast = kTables.networks(symbol, features_, sums_[std::size_t(symbol)]);
@@ -109,10 +113,12 @@ class Models {
       const int sign_class = std::clamp((sign + 256) >> 6, 0, kSigns - 1);
       const int before = j < 2 ? std::min(context_.packet() - 1, 3) : size_class(v[0]);
       const int sizes = before * kSizes + (j > 0 ? size_class(v[j - 1]) : 0);
-      v[j] = std::int32_t(code_integer(coder, v[j], kMostV, likely_length(scale), [&](int node, int bit) {
-        const int prior = is_sign(node) ? sign : logit(kTables.color, (symbol * kScales + scale) * kNodes + node);
-        return color_[std::size_t(j)].decide(coder, node, bit, prior, is_sign(node) ? sign_class : scale, sizes);
-      }));
+      v[j] = std::int32_t(code_integer(
+          coder, v[j], kMostV, likely_length(scale),
+          [&](Coder& coder, int node, int bit) __attribute__((always_inline)) {
+            const int prior = is_sign(node) ? sign : logit(kTables.color, (symbol * kScales + scale) * kNodes + node);
+            return color_[std::size_t(j)].decide(coder, node, bit, prior, is_sign(node) ? sign_class : scale, sizes);
+          }));
       squares += std::int64_t(v[j]) * v[j];
     }
     if (channels_ > 3)
@@ -154,11 +160,11 @@ class Models {
     static_assert(kPlaces == 4);
     const int context = scale < kFineScales ? scale * kPlaces + place : kFineScales * (kPlaces - 1) + scale;
     const std::int64_t result =
-        nearest +
-        side * code_integer(coder, side * (index - nearest), 2 * most, likely_length(scale), [&](int node, int bit) {
-          return shape_[std::size_t(symbol - kShapeA)].decide(coder, node, bit,
-                                                              logit(kTables.shape, context * kNodes + node), context);
-        });
+        nearest + side * code_integer(coder, side * (index - nearest), 2 * most, likely_length(scale),
+                                      [&](Coder& coder, int node, int bit) __attribute__((always_inline)) {
+                                        return shape_[std::size_t(symbol - kShapeA)].decide(
+                                            coder, node, bit, logit(kTables.shape, context * kNodes + node), context);
+                                      });
     require(result >= -most && result <= most, "a packet holds an index beyond the limits");
     return std::int32_t(result);
   }
@@ -174,7 +180,8 @@ class Models {
   CellModel cells_;
   Context context_;
   Features features_{};
-  std::array<Networks::Sums, kSymbols> sums_{};
+  Networks::AllSums sums_{};
+  const CodecKernels& kernels_ = codec_kernels();
   std::vector<MixedModel> color_;
   std::array<IntegerModel, 3> shape_;
 };
@@ -232,7 +239,7 @@ std::vector<std::vector<std::uint8_t>> encode_packets(std::span<const std::int32
   Models models(channels, grid);
   std::vector<std::vector<std::uint8_t>> payloads;
   std::vector<std::int32_t> row(stride);
-  std::array<double, 4> bits{};
+  Bits bits{};
   order.resize(rows.size() / stride);
   std::iota(order.begin(), order.end(), std::int64_t(0));
   std::span<std::int64_t> left = order;
@@ -264,6 +271,7 @@ Decoded decode_packets(std::span<const std::span<const std::uint8_t>> payloads, 
   const std::size_t stride = std::size_t(kGeometry + channels);
   Models models(channels, grid);
   Decoded result{};
+  Bits bits{};
   for (std::size_t p = 0; p < payloads.size(); ++p) {
     std::vector<Cell> cells(std::size_t(counts[p]), Cell{});
     Decoder coder(payloads[p]);
@@ -274,9 +282,10 @@ Decoded decode_packets(std::span<const std::span<const std::uint8_t>> payloads, 
           result.rows.resize(result.rows.size() + stride, 0);
           return &result.rows[result.rows.size() - stride];
         },
-        result.bits);
+        bits);
     coder.finish();
   }
+  for (std::size_t part = 0; part < bits.size(); ++part) result.bits[part] = double(bits[part]) / 256;
   return result;
 }
 

@@ -9,6 +9,9 @@
 #include <stdexcept>
 #include <vector>
 
+// Bits are coded in chains of a few dozen instructions; a call between them costs more than it saves.
+#define SPLAT2D_INLINE inline __attribute__((always_inline))
+
 namespace splat2d::codec {
 
 constexpr int kProbabilityBits = 16;
@@ -17,7 +20,7 @@ constexpr std::uint32_t kLeastRange = 1u << 24;
 
 // The part of the range that belongs to bit 1, whose probability is p / 65536, 0 < p < 65536.
 inline std::uint32_t share(std::uint32_t range, std::uint32_t p) {
-  return (range >> 16) * p + (((range & 0xFFFF) * p) >> 16);
+  return std::uint32_t(std::uint64_t(range) * p >> 16);
 }
 
 class Encoder {
@@ -77,66 +80,81 @@ class Encoder {
   std::vector<std::uint8_t> bytes_;
 };
 
-// Throws std::invalid_argument where a payload ends too early.
+// Small, and its address goes nowhere, so that a copy of it lives in registers while an integer is decoded. The bytes
+// must outlive it. Throws std::invalid_argument where a payload ends too early.
 class Decoder {
  public:
   static constexpr bool kDecodes = true;
 
-  explicit Decoder(std::span<const std::uint8_t> bytes) : bytes_(bytes.begin(), bytes.end()), size_(bytes.size()) {
-    bytes_.resize(size_ + kZeros + 4, 0);
-    code_ = four();
-    at_ = 4;
+  explicit Decoder(std::span<const std::uint8_t> bytes) : bytes_(bytes.data()), size_(bytes.size()) {
+    value_ = std::uint64_t(word(bytes_, size_, 0)) << 32 | word(bytes_, size_, 4);
   }
 
-  // No branches: nobody could predict them.
-  int code(int, std::uint32_t p) {
-    const std::uint32_t bound = share(range_, p), above = code_ < bound ? 0 : ~0u;
-    code_ -= bound & above;
-    range_ = bound + ((range_ - 2 * bound) & above);
+  // No branches on bits: nobody could predict them.
+  SPLAT2D_INLINE int code(int, std::uint32_t p) {
+    const std::uint32_t bound = share(range_, p);
+    const std::uint64_t high = std::uint64_t(bound) << 32, above = value_ < high ? 0 : ~std::uint64_t(0);
+    value_ -= high & above;
+    range_ = bound + ((range_ - 2 * bound) & std::uint32_t(above));
     normalize();
     return int(above + 1);
   }
 
   // As code() with p = kHalf again and again.
-  std::uint32_t code_plain(int bits, std::uint32_t) {
+  SPLAT2D_INLINE std::uint32_t code_plain(int bits, std::uint32_t) {
     std::uint32_t result = 0;
     for (int i = 0; i < bits; ++i) {
-      const std::uint32_t bound = range_ >> 1, above = code_ < bound ? 0 : ~0u;
-      code_ -= bound & above;
-      range_ = bound + (range_ & 1 & above);
-      result = result << 1 | (above + 1);
+      const std::uint32_t bound = range_ >> 1;
+      const std::uint64_t high = std::uint64_t(bound) << 32, above = value_ < high ? 0 : ~std::uint64_t(0);
+      value_ -= high & above;
+      range_ = bound + (range_ & 1 & std::uint32_t(above));
+      result = result << 1 | std::uint32_t(above + 1);
       normalize();
     }
     return result;
   }
 
   void finish() const {
-    if (at_ < size_) throw std::invalid_argument("a packet has bytes after its last splat");
+    if (used() > size_ + kZeros) fail();
+    if (used() < size_) throw std::invalid_argument("a packet has bytes after its last splat");
   }
 
-  // Bits used so far, whole and parts.
-  double position() const { return 8.0 * double(at_) - std::log2(float(range_)); }
+  std::size_t used() const { return at_ - std::size_t(ahead_ / 8); }  // bytes
+  std::uint32_t range() const { return range_; }
 
  private:
   static constexpr std::size_t kZeros = 4;  // may follow the last byte: the look-ahead of a range of 32 bits
 
   // The range is at least 2^13: it lacks two bytes at most.
-  void normalize() {
-    const int bytes = (range_ < kLeastRange) + (range_ < kLeastRange >> 8);
-    code_ = std::uint32_t((std::uint64_t(code_) << 32 | four()) >> (32 - 8 * bytes));
-    range_ <<= 8 * bytes;
-    at_ += std::size_t(bytes);
-    if (at_ > size_ + kZeros) throw std::invalid_argument("a packet ends within a splat");
+  SPLAT2D_INLINE void normalize() {
+    const int bits = __builtin_clz(range_) & 24;
+    range_ <<= bits;
+    value_ <<= bits;
+    ahead_ -= bits;
+    if (ahead_ < 16) refill();
   }
-  std::uint32_t four() const {
-    const std::uint8_t* b = &bytes_[at_];
-    return std::uint32_t(b[0]) << 24 | std::uint32_t(b[1]) << 16 | std::uint32_t(b[2]) << 8 | b[3];
+  SPLAT2D_INLINE void refill() {
+    if (used() > size_ + kZeros) fail();
+    value_ |= word(bytes_, size_, at_) >> ahead_;
+    at_ += std::size_t(4 - ahead_ / 8);
+    ahead_ = 32;
   }
+  // Four bytes, the highest first; zeros after the end.
+  static std::uint32_t word(const std::uint8_t* bytes, std::size_t size, std::size_t at) {
+    std::uint32_t result = 0;
+    if (at + 4 <= size)
+      for (std::size_t i = at; i < at + 4; ++i) result = result << 8 | bytes[i];
+    else
+      for (std::size_t i = at; i < at + 4; ++i) result = result << 8 | (i < size ? bytes[i] : 0);
+    return result;
+  }
+  [[noreturn]] static void fail() { throw std::invalid_argument("a packet ends within a splat"); }
 
-  std::vector<std::uint8_t> bytes_;
-  std::size_t size_;  // without the zeros
-  std::size_t at_ = 0;
-  std::uint32_t code_ = 0;
+  const std::uint8_t* bytes_;
+  std::size_t size_;
+  std::size_t at_ = 8;   // bytes taken, with zeros after the end
+  std::uint64_t value_;  // the 32 bits that the page calls code, and those ahead
+  int ahead_ = 32;       // bits
   std::uint32_t range_ = 0xFFFFFFFF;
 };
 

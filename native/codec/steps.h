@@ -29,8 +29,8 @@ struct Steps {
     }
   }
 
-  // The largest k with threshold[k] <= squares. Thresholds double, and from the fourth on two powers of two never lie
-  // between neighbours, so that the leading bit leaves two classes.
+  // The largest k with threshold[k] <= squares. threshold[k] lies above 2^(k - 2) and is at most 2^(k - 1), so that
+  // the leading bit leaves two classes.
   int energy_class(std::int64_t squares) const {
     if (squares == 0) return 0;
     const int least = 64 - __builtin_clzll(static_cast<unsigned long long>(squares));

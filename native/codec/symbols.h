@@ -17,6 +17,18 @@ inline void require(bool ok, const char* message) {
   if (!ok) throw std::invalid_argument(message);
 }
 
+// A decoder's state for as long as an integer takes, apart from what could alias it; of an encoder the original.
+template <class Coder> struct Copy {
+  explicit Copy(Coder& shared) : coder(shared), original(shared) {}
+  ~Copy() { original = coder; }
+  Coder coder;
+  Coder& original;
+};
+template <> struct Copy<Encoder> {
+  explicit Copy(Encoder& shared) : coder(shared) {}
+  Encoder& coder;
+};
+
 // Decisions of an integer: length of the magnitude in bits (from a likely one up or down), sign, the two bits below
 // the leading one.
 constexpr int kUp = 0, kDown = 14, kSign = 24, kUpper = 27, kLower = 34, kNodes = 46;
@@ -27,23 +39,26 @@ inline bool is_sign(int node) { return node >= kSign && node < kUpper; }
 inline int upper_node(int length) { return kUpper + std::min(length, 8) - 2; }
 inline int lower_node(int length, int upper) { return kLower + 2 * (std::min(length, 8) - 3) + upper; }
 
-// decide(node, bit) codes a decision. value: that of the encoder, |value| < 2^32. likely: length to begin with.
+// decide(coder, node, bit) codes a decision. value: that of the encoder, |value| < 2^32. likely: length to begin with.
 template <class Coder, class Decide>
-std::int64_t code_integer(Coder& coder, std::int64_t value, std::int64_t most, int likely, Decide decide) {
+SPLAT2D_INLINE std::int64_t code_integer(Coder& shared, std::int64_t value, std::int64_t most, int likely,
+                                         Decide decide) {
+  Copy<Coder> copy(shared);
+  Coder& coder = copy.coder;
   const std::uint32_t magnitude = std::uint32_t(std::abs(value));
   const auto is_longer = [&](int than) { return than < 32 && magnitude >> than != 0; };
   int length = likely;
-  if (decide(up_node(length), is_longer(length))) {
-    for (++length; length < 32 && decide(up_node(length), is_longer(length));) ++length;
+  if (decide(coder, up_node(length), is_longer(length))) {
+    for (++length; length < 32 && decide(coder, up_node(length), is_longer(length));) ++length;
   } else {
-    while (length > 0 && decide(down_node(length - 1), !is_longer(length - 1))) --length;
+    while (length > 0 && decide(coder, down_node(length - 1), !is_longer(length - 1))) --length;
   }
   if (length == 0) return 0;
-  const int negative = decide(sign_node(length), value < 0);
+  const int negative = decide(coder, sign_node(length), value < 0);
   std::uint32_t result = 1;
-  if (length >= 2) result = 2 | std::uint32_t(decide(upper_node(length), magnitude >> (length - 2) & 1));
+  if (length >= 2) result = 2 | std::uint32_t(decide(coder, upper_node(length), magnitude >> (length - 2) & 1));
   if (length >= 3)
-    result = result << 1 | std::uint32_t(decide(lower_node(length, result & 1), magnitude >> (length - 3) & 1));
+    result = result << 1 | std::uint32_t(decide(coder, lower_node(length, result & 1), magnitude >> (length - 3) & 1));
   if (length >= 4) result = result << (length - 3) | coder.code_plain(length - 3, magnitude);
   require(result <= most, "a packet holds an index beyond the limits");
   return negative ? -std::int64_t(result) : std::int64_t(result);
@@ -82,7 +97,7 @@ class IntegerModel {
   explicit IntegerModel(int contexts) : counters_(std::size_t(contexts)) {}
 
   template <class Coder>
-  int decide(Coder& coder, int node, int bit, int prior, int context) {
+  SPLAT2D_INLINE int decide(Coder& coder, int node, int bit, int prior, int context) {
     return code_bit(coder, bit, prior, counters_[std::size_t(context)][std::size_t(node)], kTrust);
   }
 
@@ -100,7 +115,7 @@ class MixedModel {
   }
 
   template <class Coder>
-  int decide(Coder& coder, int node, int bit, int prior, int context0, int context1) {
+  SPLAT2D_INLINE int decide(Coder& coder, int node, int bit, int prior, int context0, int context1) {
     const std::size_t n = std::size_t(node);
     return code_bit<2>(coder, bit, prior,
                        {&counters_[0][std::size_t(context0)][n], &counters_[1][std::size_t(context1)][n]}, weights_[n],

@@ -4,8 +4,6 @@
 
 namespace splat2d::codec {
 
-constexpr int kHidden = 16;  // units of each network
-
 // clang-format off
 constexpr char kNetworkWeights[] =
     "yenvIh/77hIJAAYUAhYDHgf/5gX5/wUFAvr9ABIOEgBBAPj6H+b78f/lAAAAAAAA3Lb+ICIOAgLt+g4MAfwI/f0A/gD+BP0AAAD//xPqBv8D5g"

@@ -48,6 +48,8 @@ const InstructionSet& instruction_set() {
   return *set;
 }
 
+const CodecKernels& codec_kernels() { return instruction_set().codec; }
+
 void use_instruction_set(const std::string& name) {
   std::string names;
   for (const InstructionSet* set : supported_instruction_sets()) {

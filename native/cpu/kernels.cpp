@@ -9,6 +9,8 @@
 #define SPLAT2D_LANES 4
 #endif
 
+#include "../codec/leaves_of_set.h"
+
 namespace splat2d::SPLAT2D_SET {
 namespace {
 
@@ -600,6 +602,7 @@ template <class T> constexpr Kernels<T> table() {
 
 extern const InstructionSet instruction_set;
 const InstructionSet instruction_set = {
-    SPLAT2D_NAME, table<float>(), table<double>(), {perturb_all, pull_back}, {clear, pointwise, sums, ssim}, levels};
+    SPLAT2D_NAME, table<float>(),           table<double>(), {perturb_all, pull_back}, {clear, pointwise, sums, ssim},
+    levels,       {look_around, add_hidden}};
 
 }  // namespace splat2d::SPLAT2D_SET

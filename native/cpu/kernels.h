@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "../codec/leaves.h"
 #include "../coding.h"
 #include "../gaussian.h"
 
@@ -100,6 +101,7 @@ struct InstructionSet {
   CodingKernels coding;
   LossKernels loss;
   LevelsKernel* levels;
+  CodecKernels codec;
 };
 
 std::ptrdiff_t ssim_scratch(Planes<const float> image);
