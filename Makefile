@@ -6,7 +6,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 EXTRAS ?= test
 SOURCES := pyproject.toml CMakeLists.txt $(shell find native src -name '*.h' -o -name '*.cpp' -o -name '*.py' -o -name '*.pyi' \
-	-o -name '*.cuh' -o -name '*.cu' -o -name '*.bin')
+	-o -name '*.cuh' -o -name '*.cu' -o -name '*.bin' \
+	-o -name '*.js' -o -name '*.html' -o -name '*.css')
 
 .PHONY: demo test check bench docs clean
 

@@ -117,9 +117,8 @@ class App {
     const isFirst = !this.file.header;
     Object.assign(this.file, { header, milliseconds, count: splats.length / (5 + header.channels) });
     this.firstPicture = isFirst ? { milliseconds: performance.now() - started, splats: this.file.count } : this.firstPicture;
-    this.show({ ...header, rows: splats }, isFirst);
-    this.setState(complete ? "ready" : "partial");
     $("progress").hidden = complete;
+    this.show({ ...header, rows: splats }, isFirst, complete);
   }
 
   reject(name, { error, cut }) {
@@ -130,15 +129,16 @@ class App {
     this.say(`${name} ends early: these are ${numbers.format(count)} of its ${numbers.format(header.count)} splats.`);
   }
 
-  /** splats: as Renderer.setSplats takes them. */
-  show(splats, isNew) {
+  /** splats: as Renderer.setSplats takes them. isFirst: of a picture; isLast: no better ones come. */
+  show(splats, isFirst, isLast) {
     try {
       this.renderer.setSplats(splats);
     } catch (error) {
       return this.fail(error);
     }
     const { width, height } = splats;
-    if (isNew) {
+    this.setState(isLast ? "ready" : "partial");
+    if (isFirst) {
       this.view.picture = { width, height };
       this.view.fit();
     }
@@ -462,8 +462,7 @@ async function follow(app) {
     state = next;
     if (!state.rows) continue;
     history.push([state.step, state.psnr]);
-    app.show(state, !app.renderer.splats);
-    app.setState(state.done ? "ready" : "partial");
+    app.show(state, !app.renderer.splats, state.done);
     const done = state.done ? `${state.seconds.toFixed(1)} s` : `step ${numbers.format(state.step)} of ${numbers.format(state.steps)}`;
     $("fit-state").textContent = `${state.psnr === null ? "∞" : state.psnr.toFixed(2)} dB · ${done}`;
     drawHistory(history);
