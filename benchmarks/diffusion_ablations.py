@@ -16,7 +16,9 @@ import numpy as np
 import torch
 from machine import commit
 
+from splat2d.diffusion.encoder import EncoderConfig, train_encoder
 from splat2d.diffusion.evaluation import train_judges
+from splat2d.diffusion.grids import save_sheet
 from splat2d.diffusion.layouts import GEOMETRY
 from splat2d.diffusion.metrics import frechet_distance, neighbourhoods
 from splat2d.diffusion.model import SampleConfig, generate, load_model
@@ -31,19 +33,26 @@ from splat2d.torch import z_order
 class Variant:
     build: dict[str, Any] = field(default_factory=dict)
     train: dict[str, Any] = field(default_factory=dict)
+    encoder: dict[str, Any] | None = None  # splats by an encoder of this configuration instead of fits
+    polish: int = 0  # steps of a fit from there
     order: str = "slots"  # of the splats: slots, shuffled, morton (of the fits), random (fits from random starts)
 
 
 VARIANTS = {
     "base": Variant(),
     "pixels, patch 4": Variant(train={"tokens": "pixels"}),
-    "predict v": Variant(train={"prediction": "v"}),
+    "encoder, 100 splats": Variant(build={"splats": 100}, encoder={}),
+    "encoder, 100 splats, noise 0.15": Variant(build={"splats": 100}, encoder={"noise": 0.15}),
+    "encoder, 100 splats, polished": Variant(build={"splats": 100}, encoder={}, polish=20),
+    "encoder": Variant(encoder={}),
+    "100 splats, anchor 0.02": Variant(build={"splats": 100, "anchor": 0.02}),
+    "predict x": Variant(train={"prediction": "x"}),
     "pixels, patch 2": Variant(train={"tokens": "pixels", "patch": 2}),
     "100 splats": Variant(build={"splats": 100}),
     "anchor 0.02": Variant(build={"anchor": 0.02}),
     "render loss 0.3": Variant(train={"render": 0.3}),
     "anchor 0": Variant(build={"anchor": 0.0}),
-    "pixels, patch 4, predict v": Variant(train={"tokens": "pixels", "prediction": "v"}),
+    "pixels, patch 4, predict x": Variant(train={"tokens": "pixels", "prediction": "x"}),
     "49 splats": Variant(build={"splats": 49}),
     "no slot embedding": Variant(train={"network": NetworkConfig(slots=False)}),
     "shuffled, no slot embedding": Variant(order="shuffled", train={"network": NetworkConfig(slots=False)}),
@@ -64,6 +73,7 @@ def main() -> None:
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--judges", type=Path, help="folder that keeps the nets")
+    parser.add_argument("--sheets", type=Path, help="folder for the first 100 samples of each variant")
     parser.add_argument("--output", type=Path, default=Path("ablations.jsonl"))
     options = parser.parse_args()
     part, parts = map(int, options.part.split("/"))
@@ -80,12 +90,13 @@ def main() -> None:
     rows = []
     for name in options.only[part::parts]:
         variant = VARIANTS[name]
-        key = repr((variant.build, variant.order))
+        began = time.perf_counter()
+        key = repr((variant.build, variant.encoder, variant.polish, variant.order))
         if key not in sets:
             sets[key] = splats_of(pictures, variant, options.device)
         splats = sets[key]
-        row = {"name": name, "commit": commit(), "seed": options.seed}
-        row |= trained_and_judged(splats, variant, options, judges, features, real, labels)
+        row = {"name": name, "commit": commit(), "seed": options.seed, "setup": round(time.perf_counter() - began)}
+        row |= trained_and_judged(splats, name, options, judges, features, real, labels)
         rows.append(row)
         with options.output.open("a", encoding="utf-8") as log:
             log.write(json.dumps(row) + "\n")
@@ -99,9 +110,22 @@ def main() -> None:
 
 def splats_of(pictures: Pictures, variant: Variant, device: str) -> SplatSet:
     config = BuildConfig(**variant.build)
-    splats = build(pictures, replace(config, steps=1) if "random" in variant.order else config, device=device)
+    other = "random" in variant.order or variant.encoder is not None
+    splats = build(pictures, replace(config, steps=1) if other else config, device=device)
     tokens = splats.tokens.float()
     layout = splats.layout
+    if variant.encoder is not None:
+        images = torch.from_numpy(pictures.images).to(device)
+        known = images[torch.from_numpy(splats.part(False)).to(device)]
+        encoder = train_encoder(known, layout, EncoderConfig(**variant.encoder), anchor=config.anchor)
+        parts = []
+        for some in images.split(5000):
+            shown = some.float() / 255
+            found = encoder(shown)
+            if variant.polish:
+                found = fit_tokens(shown, layout, replace(config, steps=variant.polish, rate=0.01), start=found)
+            parts.append(found.cpu())
+        tokens = torch.cat(parts)
     generator = torch.Generator().manual_seed(0)
     if "random" in variant.order:
         # Splats anywhere, of the sizes of the slots: as fits start that know nothing of slots.
@@ -133,7 +157,7 @@ def splats_of(pictures: Pictures, variant: Variant, device: str) -> SplatSet:
 
 def trained_and_judged(
     splats: SplatSet,
-    variant: Variant,
+    name: str,
     options: argparse.Namespace,
     judges: Any,
     features: np.ndarray,
@@ -141,7 +165,7 @@ def trained_and_judged(
     labels: list[np.ndarray],
 ) -> dict[str, Any]:
     device = options.device
-    config = TrainConfig(seed=options.seed, **variant.train)
+    config = TrainConfig(seed=options.seed, **VARIANTS[name].train)
     with tempfile.TemporaryDirectory() as folder:
         trial = [*train(splats, replace(config, steps=200), Path(folder) / "trial", device=device, report_every=100)]
         steps = max(1000, round(options.seconds * trial[-1].pictures_per_second / config.batch))
@@ -163,6 +187,8 @@ def trained_and_judged(
         accuracy = judges.second.accuracy(images, classes.numpy())
         result |= {f"fd_{guidance}": frechet_distance(found, features), f"accuracy_{guidance}": accuracy}
         result |= {f"precision_{guidance}": overlap.precision, f"recall_{guidance}": overlap.recall}
+    if options.sheets:
+        save_sheet(options.sheets / f"{name}.png", images[:100], 10)
     result["sample_seconds"] = round(seconds, 1)
     result["config"] = asdict(config)
     return result

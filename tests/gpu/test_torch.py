@@ -144,13 +144,16 @@ def test_in_a_cuda_graph():
             step()
     torch.cuda.current_stream().wait_stream(side)
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+    with torch.cuda.graph(graph, stream=side):
         loss = step()
     with torch.no_grad():
         inputs[0] += 0.3  # what the graph reads anew
     graph.replay()
     replayed = [loss.clone(), *(tensor.grad.clone() for tensor in inputs)]
-    plain = [step().detach(), *(tensor.grad for tensor in inputs)]
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):  # where gradients were first summed; torch warns of another stream
+        plain = [step().detach(), *(tensor.grad for tensor in inputs)]
+    torch.cuda.current_stream().wait_stream(side)
     for a, b in zip(replayed, plain, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-6)
 

@@ -17,17 +17,13 @@ from typing import Any, Literal, get_args
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
 from torch import Tensor, nn
 from torch.nn import functional
 
 from splat2d.atomic import replacing, unreadable
 from splat2d.errors import InputError
-
-try:
-    from safetensors import SafetensorError, safe_open
-    from safetensors.torch import save
-except ImportError:
-    raise ImportError('classifiers need safetensors; install it by: pip install "splat2d[diffusion]"') from None
 
 Architecture = Literal["residual", "plain"]
 Images = NDArray[np.uint8]

@@ -68,6 +68,11 @@ def sample(denoise: Denoise, noise: Tensor, schedule: Tensor, sampler: Sampler =
     return x
 
 
+def evaluations(steps: int, sampler: Sampler) -> int:
+    """How often sample() asks the denoiser on a schedule of so many steps that ends at 1."""
+    return 2 * steps - 1 if sampler == "heun" else steps
+
+
 def guided(denoise: Callable[[Tensor, Tensor, Tensor], Tensor], labels: Tensor, empty: int, scale: float) -> Denoise:
     """Classifier-free guidance (Ho and Salimans 2022) of a denoiser (x, t, labels).
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -10,14 +11,15 @@ import torch
 from torch import Tensor
 
 from splat2d.atomic import unreadable
-from splat2d.diffusion.flow import Denoise, Sampler, guided, sample, times
-from splat2d.diffusion.layouts import Layout, packed, unpacked
+from splat2d.diffusion.flow import Denoise, Sampler, evaluations, guided, sample, times
+from splat2d.diffusion.layouts import Layout, SplatLayout, packed, unpacked
 from splat2d.diffusion.network import Denoiser, NetworkConfig
-from splat2d.diffusion.splatset import read_safetensors, write_safetensors
+from splat2d.diffusion.splatset import SplatSet, read_safetensors, write_safetensors
 from splat2d.errors import InputError
 
 VERSION = 1
 AT_ONCE = 1 << 17  # tokens that go through the network together
+LARGEST_SEED = 1 << 31
 SHIPPED = Path(__file__).parent / "fashion.safetensors"
 
 
@@ -85,21 +87,64 @@ def noise_for(model: Model, indices: range, seed: int) -> Tensor:
 
 
 @torch.no_grad()
-def generate(model: Model, labels: Tensor, config: SampleConfig | None = None) -> Tensor:
-    """Tokens [n, N, F] of new pictures of the classes labels [n], on the device of the model. Raises InputError."""
+def generate(
+    model: Model,
+    labels: Tensor,
+    config: SampleConfig | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Tensor:
+    """Tokens [n, N, F] of new pictures of the classes labels [n], on the device of the model. Raises InputError.
+
+    progress is told how many of how many passes through the network are done.
+    """
     config = config or SampleConfig()
     if config.steps < 1:
         raise InputError(f"steps: must be at least 1, got {config.steps}")
-    if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) <= model.network.classes:
-        raise InputError(f"class: there are {model.network.classes}, numbered from 0; got {int(labels.max())}")
+    if not 0 <= config.seed < LARGEST_SEED:
+        raise InputError(f"seed: must be 0 to {LARGEST_SEED - 1}, got {config.seed}")
+    if not 0 < config.shift < math.inf or not math.isfinite(config.guidance):
+        raise InputError(f"shift must be above 0 and guidance finite, got {config.shift} and {config.guidance}")
+    if not len(labels):
+        raise InputError("labels: there are none; give one for each picture")
+    if not 0 <= int(labels.min()) <= int(labels.max()) <= model.network.classes:
+        known = f"there are {model.network.classes}, numbered from 0, and {model.network.classes} stands for any"
+        raise InputError(f"class: {known}; got {int(labels.min())} to {int(labels.max())}")
     chunk = max(1, AT_ONCE // model.layout.count)
     schedule = times(config.steps, config.shift)
+    starts = range(0, len(labels), chunk)
+    passes, done = len(starts) * evaluations(config.steps, config.sampler), 0
     parts = []
-    for start in range(0, len(labels), chunk):
+    for start in starts:
         some = labels[start : start + chunk].to(model.device)
         noise = noise_for(model, range(start, start + len(some)), config.seed)
-        parts.append(model.tokens(sample(model.denoiser(some, config.guidance), noise, schedule, config.sampler)))
+        denoise = model.denoiser(some, config.guidance)
+
+        def told(x: Tensor, t: Tensor, denoise: Denoise = denoise) -> Tensor:
+            nonlocal done
+            clean = denoise(x, t)
+            done += 1
+            if progress:
+                progress(done, passes)
+            return clean
+
+        parts.append(model.tokens(sample(told, noise, schedule, config.sampler)))
     return torch.cat(parts)
+
+
+def check_same(model: Model, splats: SplatSet) -> None:
+    """Raises InputError unless the model is one of this set: of its size, its classes and, of splats, its count."""
+    layout, of_set = model.layout, splats.layout
+    size, size_of_set = ((each.width, each.height, each.channels) for each in (layout, of_set))
+    if size != size_of_set:
+        raise InputError(f"the model makes pictures of {size} (width, height, channels), the set has {size_of_set}")
+    if isinstance(layout, SplatLayout) and layout.count != of_set.count:
+        raise InputError(
+            f"the model makes {layout.count} splats a picture, the set has {of_set.count}; give its own set"
+        )
+    if model.names != splats.pictures.names:
+        raise InputError(
+            f"the model knows classes {', '.join(model.names)}, the set {', '.join(splats.pictures.names)}"
+        )
 
 
 def save_model(path: Path, model: Model, about: Mapping[str, object]) -> None:

@@ -58,7 +58,7 @@ class Denoiser(nn.Module):
         self.enter = nn.Linear(fields, width)
         if config.slots:
             # Learned, from a start in which neighbours are alike.
-            self.slots = nn.Parameter(0.5 * _waves(positions, width))
+            self.slots = nn.Parameter(0.5 * slot_waves(positions, width))
         self.time = nn.Sequential(nn.Linear(2 * FREQUENCIES, width), nn.SiLU(), nn.Linear(width, width))
         self.label = nn.Embedding(classes + 1, width)
         self.modulation = nn.Linear(width, 6 * width)
@@ -96,7 +96,7 @@ def _modulated(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
     return functional.layer_norm(x, x.shape[-1:]) * (1 + scale) + shift
 
 
-def _waves(positions: Tensor, width: int) -> Tensor:
+def slot_waves(positions: Tensor, width: int) -> Tensor:
     """Sines and cosines of x and y at wavelengths from 2 down to 1/16 of the picture. [N, width]"""
     steps = width // 4
     rates = math.pi * 2 ** (5 * torch.arange(steps) / max(1, steps - 1))

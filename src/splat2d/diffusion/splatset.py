@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -186,6 +187,8 @@ def load_splats(path: Path) -> SplatSet:
             raise ValueError(f"it has {tuple(tokens.shape[1:])} numbers a picture, not {(layout.count, layout.fields)}")
         if arrays["images"].shape[1:] != (layout.height, layout.width, layout.channels):
             raise ValueError("its pictures are not of its size")
+        if not 0 <= arrays["labels"].min() <= arrays["labels"].max() < max(1, len(names)):
+            raise ValueError(f"it has labels out of range for {len(names)} classes")
     except (KeyError, TypeError, ValueError) as error:
         raise unreadable(path, error, "a set of splats") from error
     pictures = Pictures(arrays["images"], arrays["labels"], arrays["test"].astype(np.bool_), names)
@@ -201,6 +204,19 @@ def write_safetensors(path: Path, tensors: Mapping[str, Tensor], header: Mapping
 
 def read_safetensors(path: Path, kind: str, version: int) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Header and tensors of a file of ours. Raises InputError for others, for broken ones and other versions."""
+    with _opened(path, kind, version) as (header, file):
+        return header, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+
+
+def read_header(path: Path, kind: str, version: int) -> dict[str, Any]:
+    """The header alone."""
+    with _opened(path, kind, version) as (header, _):
+        return header
+
+
+@contextmanager
+def _opened(path: Path, kind: str, version: int) -> Iterator[tuple[dict[str, Any], Any]]:
+    """Yields the header and the file."""
     try:
         with safe_open(path, framework="pt") as file:
             header = json.loads((file.metadata() or {}).get("splat2d", "{}"))
@@ -211,6 +227,6 @@ def read_safetensors(path: Path, kind: str, version: int) -> tuple[dict[str, Any
                 raise InputError(
                     f"{path}: is of version {header.get('version')}, this splat2d reads {version}; make it again"
                 )
-            return header, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            yield header, file
     except (OSError, SafetensorError, json.JSONDecodeError, AttributeError) as error:
         raise unreadable(path, error, "safetensors") from error

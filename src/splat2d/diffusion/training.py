@@ -11,22 +11,22 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
-from splat2d.atomic import reason
-from splat2d.diffusion.flow import noised, velocity_loss
+from splat2d.atomic import reason, replacing
+from splat2d.diffusion.flow import noised
 from splat2d.diffusion.grids import save_sheet
 from splat2d.diffusion.layouts import Layout, PatchLayout
-from splat2d.diffusion.model import Model, clean_tokens, generate, save_model
+from splat2d.diffusion.model import LARGEST_SEED, Model, generate, save_model
 from splat2d.diffusion.network import Denoiser, NetworkConfig
-from splat2d.diffusion.splatset import SplatSet, read_safetensors, rendered, statistics, write_safetensors
+from splat2d.diffusion.splatset import SplatSet, read_header, read_safetensors, rendered, statistics, write_safetensors
+from splat2d.diffusion.updates import Batch, GraphedUpdate, Rules, Update
 from splat2d.errors import InputError
 
 VERSION = 1
@@ -42,11 +42,11 @@ class TrainConfig:
     tokens: Literal["splats", "pixels"] = "splats"
     patch: int = 4  # pixels a side of a token of the pixel model
     network: NetworkConfig = field(default_factory=NetworkConfig)
-    prediction: Literal["x", "v"] = "x"
+    prediction: Literal["x", "v"] = "v"
     steps: int = 20_000
     batch: int = 512
     rate: float = 1e-3
-    warmup: int = 500  # steps
+    warmup: int = 500  # steps, at most a tenth of all
     decay: float = 0.01  # of weights, AdamW
     average: float = 0.9995  # EMA of the weights
     drop: float = 0.1  # of labels, for classifier-free guidance
@@ -99,11 +99,26 @@ def train(
         yield from _train(splats, config, folder, workers, report_every, save_every, sample_every)
 
 
+def steps_done(folder: Path) -> int:
+    """Of the checkpoint in a folder of train(); 0 where there is none. Raises InputError."""
+    path = folder / CHECKPOINT
+    return int(read_header(path, "checkpoint", VERSION)["step"]) if path.exists() else 0
+
+
 def _check(config: TrainConfig, splats: SplatSet) -> None:
-    for name in ("steps", "batch", "patch"):
-        if getattr(config, name) < 1:
-            raise InputError(f"{name}: must be at least 1, got {getattr(config, name)}")
     network = config.network
+    counts = {name: getattr(config, name) for name in ("steps", "batch", "patch")}
+    for name, value in (counts | {"width": network.width, "depth": network.depth, "heads": network.heads}).items():
+        if value < 1:
+            raise InputError(f"{name}: must be at least 1, got {value}")
+    for name in ("average", "drop"):
+        if not 0 <= getattr(config, name) < 1:
+            raise InputError(f"{name}: must be at least 0 and below 1, got {getattr(config, name)}")
+    for name in ("rate", "render"):
+        if not 0 <= getattr(config, name) < math.inf:
+            raise InputError(f"{name}: must be at least 0 and finite, got {getattr(config, name)}")
+    if not 0 <= config.seed < LARGEST_SEED:
+        raise InputError(f"seed: must be 0 to {LARGEST_SEED - 1}, got {config.seed}")
     if network.width % (2 * network.heads):
         raise InputError(f"width: must be a multiple of twice the heads, {2 * network.heads}, got {network.width}")
     layout = splats.layout
@@ -147,66 +162,52 @@ def _train(
     layout, tokens, mean, deviation = training_tokens(splats, config, images)
     tokens = tokens.to(device)
 
-    torch.manual_seed(config.seed)
     classes = max(1, len(splats.pictures.names))
-    network = Denoiser(layout.fields, layout.positions(), classes, config.network).to(device)
+    with torch.random.fork_rng(devices=[]):  # torch's own generator stays as it was
+        torch.default_generator.manual_seed(config.seed)
+        network = Denoiser(layout.fields, layout.positions(), classes, config.network).to(device)
     averaged = Denoiser(layout.fields, layout.positions(), classes, config.network).to(device).requires_grad_(False)
     averaged.load_state_dict(network.state_dict())
-    optimizer = torch.optim.AdamW(
-        network.parameters(),
-        lr=config.rate,
-        betas=(0.9, 0.99),
-        weight_decay=config.decay,
-        fused=device.type == "cuda",
-    )
     model = Model(averaged, layout, mean.to(device), deviation.to(device), splats.pictures.names, config.prediction)
     identity = {"config": asdict(config), "data": splats.fingerprint()}
-    first = _resume(folder / CHECKPOINT, identity, network, averaged, optimizer)
-    whole: nn.Module = network
-    if device.type == "cuda":
-        for block in network.blocks:
-            block.compile(dynamic=False)  # one block's code serves all of them
-    if workers.count > 1:
-        whole = DistributedDataParallel(network, device_ids=[device.index] if device.type == "cuda" else None)
-
     generator = torch.Generator(device)
     share = -(-config.batch // workers.count)
+
+    def batch_of(step: int) -> Batch:
+        generator.manual_seed((config.seed * 1_000_003 + step) * 64 + workers.rank)
+        return _batch(config, model, tokens, images, labels, share, generator)
+
+    rules = Rules(config.decay, config.render, config.render_from)
+    if device.type == "cuda" and workers.count == 1:
+        update: Update = GraphedUpdate(rules, model, network, batch_of(0))
+    else:
+        update = Update(rules, model, network, workers.count)
+    first = _resume(folder / CHECKPOINT, identity, network, averaged, update.optimizer)
     weights, goals = list(network.parameters()), list(averaged.parameters())
     losses = torch.zeros(2, device=device)
     began = reported = time.perf_counter()
-    with _writer(folder, workers.rank == 0) as write:
+    told = first  # steps up to the last report
+    with _writer(folder, first, workers.rank == 0) as write:
         for step in range(first, config.steps):
-            generator.manual_seed((config.seed * 1_000_003 + step) * 64 + workers.rank)
-            batch = _batch(config, model, tokens, images, labels, share, generator)
             rate = config.rate * _schedule(step, config)
-            for group in optimizer.param_groups:
-                group["lr"] = rate
-            with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-                out = whole(batch.noisy, batch.t, batch.labels)
-            clean = clean_tokens(config.prediction, out.float(), batch.noisy, batch.t)
-            loss = velocity_loss(clean, batch.x, batch.t)
-            drawn = _render_loss(config, model, clean, batch) if config.render else loss.new_zeros(())
-            optimizer.zero_grad(set_to_none=True)
-            (loss + config.render * drawn).backward()
-            nn.utils.clip_grad_norm_(weights, 1.0)
-            optimizer.step()
+            losses += update(batch_of(step), rate)
             keep = min(config.average, (1 + step) / (EMA_WARMUP + step))
             torch._foreach_lerp_(goals, weights, 1 - keep)
-            losses += torch.stack([loss.detach(), drawn.detach()])
 
             done = step + 1
             last = done == config.steps
             saved = done % save_every == 0 or last
             if saved and workers.rank == 0:
-                _save(folder / CHECKPOINT, identity, done, network, averaged, optimizer)
+                # The checkpoint last: a training that goes on from it has the model of that step.
                 save_model(folder / MODEL, model, identity | {"step": done})
+                _save(folder / CHECKPOINT, identity, done, network, averaged, update.optimizer)
             if sample_every and (done % sample_every == 0 or last) and workers.rank == 0:
                 _write_sheet(folder / f"samples-{done:06}.png", model)
             if done % report_every == 0 or last:
-                since = (done - 1) % report_every + 1 if done - report_every >= first else done - first
+                since, told = done - told, done
                 values = (losses / since).tolist()  # waits for the device
                 if not math.isfinite(values[0]):
-                    raise InputError(f"step {done}: the loss is {values[0]}; train again with a lower rate")
+                    raise InputError(f"step {done}: the loss is {values[0]}; train in another folder at a lower rate")
                 losses.zero_()
                 now = time.perf_counter()
                 speed = since * share * workers.count / (now - reported)
@@ -229,15 +230,6 @@ def training_tokens(splats: SplatSet, config: TrainConfig, images: Tensor) -> tu
     return layout, (tokens - mean) / deviation, mean, deviation
 
 
-@dataclass(frozen=True, slots=True)
-class _Batch:
-    x: Tensor  # [B, N, F], whitened
-    t: Tensor  # [B]
-    noisy: Tensor  # [B, N, F]
-    labels: Tensor  # [B], some of them empty
-    images: Tensor  # [B, H, W, C] of 0..1
-
-
 def _batch(
     config: TrainConfig,
     model: Model,
@@ -246,7 +238,7 @@ def _batch(
     labels: Tensor,
     count: int,
     generator: torch.Generator,
-) -> _Batch:
+) -> Batch:
     """Everything random about one step."""
     device = tokens.device
     chosen = torch.randint(len(tokens), (count,), generator=generator, device=device)
@@ -260,25 +252,15 @@ def _batch(
         x = torch.where(turned[:, None, None], mirrored, x)
         pictures = torch.where(turned[:, None, None, None], pictures.flip(2), pictures)
     classes = torch.where(dropped, model.network.classes, classes)
-    return _Batch(x, t, noised(x, noise, t), classes, pictures)
-
-
-def _render_loss(config: TrainConfig, model: Model, clean: Tensor, batch: _Batch) -> Tensor:
-    """Squared error of what the predicted splats show, summed over pixels per number of a picture's tokens.
-
-    Only where little noise is left: earlier the prediction is a mean of many pictures, whose splats show another
-    picture than the mean of theirs.
-    """
-    shown = model.layout.pictures(model.tokens(clean))
-    error = (shown - batch.images).square().flatten(1).sum(1) / clean[0].numel()
-    return (error * (batch.t > config.render_from)).mean()
+    return Batch(x, t, noised(x, noise, t), classes, pictures)
 
 
 def _schedule(step: int, config: TrainConfig) -> float:
     """Linear to 1, then a cosine to 0."""
-    if step < config.warmup:
-        return (step + 1) / config.warmup
-    return 0.5 * (1 + math.cos(math.pi * (step - config.warmup) / max(1, config.steps - config.warmup)))
+    warmup = min(config.warmup, config.steps // 10)
+    if step < warmup:
+        return (step + 1) / warmup
+    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, config.steps - warmup)))
 
 
 def _save(
@@ -314,11 +296,13 @@ def _resume(
     network.load_state_dict({name[8:]: tensor for name, tensor in tensors.items() if name.startswith("network.")})
     averaged.load_state_dict({name[9:]: tensor for name, tensor in tensors.items() if name.startswith("averaged.")})
     for name, weight in network.named_parameters():
-        state = {key: tensors[f"optimizer.{key}.{name}"] for key in ("step", "exp_avg", "exp_avg_sq")}
-        optimizer.state[weight] = {
-            key: value if key == "step" and weight.device.type == "cpu" else value.to(weight.device)
-            for key, value in state.items()
-        }
+        state = optimizer.state[weight]
+        for key in ("step", "exp_avg", "exp_avg_sq"):
+            value = tensors[f"optimizer.{key}.{name}"].to(weight.device)
+            if key in state:
+                state[key].copy_(value)  # in place: a graph of the step knows the address
+            else:
+                state[key] = value
     return int(header["step"])
 
 
@@ -330,20 +314,37 @@ def _write_sheet(path: Path, model: Model) -> None:
     save_sheet(path, pictures, columns=min(10, classes) if classes > 1 else 8)
 
 
+def _lines_until(log: Path, step: int) -> list[str]:
+    """The lines of a log up to this step; a line that a kill cut short is left out."""
+    if not step or not log.exists():
+        return []
+    kept = []
+    for line in log.read_text(encoding="utf-8").splitlines(keepends=True):
+        with suppress(ValueError, TypeError, KeyError):
+            if json.loads(line)["step"] <= step:
+                kept.append(line)
+    return kept
+
+
 @contextmanager
-def _writer(folder: Path, writes: bool) -> Iterator[Callable[[TrainEvent], None]]:
-    """Takes reports into the log and, where it is installed, to TensorBoard."""
+def _writer(folder: Path, first: int, writes: bool) -> Iterator[Callable[[TrainEvent], None]]:
+    """Takes reports into the log and to TensorBoard. What they hold of steps after the first `first` is taken again."""
     if not writes:
         yield lambda event: None
         return
     try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        raise InputError('training needs one more package, TensorBoard: pip install "splat2d[diffusion]"') from None
+    try:
         folder.mkdir(parents=True, exist_ok=True)
+        kept = _lines_until(folder / LOG, first)
+        with replacing(folder / LOG) as temporary:
+            temporary.write_text("".join(kept), encoding="utf-8")
         log = (folder / LOG).open("a", encoding="utf-8")
     except OSError as error:
         raise InputError(f"{folder}: cannot be written ({reason(error)})") from error
-    from torch.utils.tensorboard import SummaryWriter
-
-    with log, SummaryWriter(str(folder)) as board:
+    with log, SummaryWriter(str(folder), purge_step=first + 1) as board:
 
         def write(event: TrainEvent) -> None:
             log.write(json.dumps(asdict(event)) + "\n")

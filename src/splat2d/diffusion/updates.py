@@ -1,0 +1,115 @@
+"""One step of training: from a batch to new weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from splat2d.diffusion.flow import velocity_loss
+from splat2d.diffusion.model import Model, clean_tokens
+from splat2d.diffusion.network import Denoiser
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Everything random about one step."""
+
+    x: Tensor  # [B, N, F], whitened
+    t: Tensor  # [B]
+    noisy: Tensor  # [B, N, F]
+    labels: Tensor  # [B], some of them empty
+    images: Tensor  # [B, H, W, C] of 0..1
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What an update minimises, and how."""
+
+    decay: float  # of weights, AdamW
+    render: float  # weight of the squared error of rendered pictures, where t > render_from
+    render_from: float
+
+
+class Update:
+    """Takes a batch and a learning rate; returns the two losses, [2], without waiting for the device."""
+
+    def __init__(self, rules: Rules, model: Model, network: Denoiser, workers: int) -> None:
+        """model: what tokens mean; network: what learns, on each of so many workers."""
+        self._rules, self._model, self._network = rules, model, network
+        # The rate is a tensor, so that a graph of the step can be told another one.
+        self._rate = torch.zeros((), device=model.device)
+        self.optimizer = torch.optim.AdamW(
+            network.parameters(),
+            lr=self._rate,
+            betas=(0.9, 0.99),
+            weight_decay=rules.decay,
+            fused=True,
+            capturable=model.device.type == "cuda",
+        )
+        self._whole: nn.Module = network
+        if workers > 1:
+            gpu = [model.device.index] if model.device.type == "cuda" else None
+            self._whole = DistributedDataParallel(network, device_ids=gpu)
+
+    def __call__(self, batch: Batch, rate: float) -> Tensor:
+        self._rate.fill_(rate)
+        return self._step(batch)
+
+    def _step(self, batch: Batch) -> Tensor:
+        with torch.autocast(self._model.device.type, torch.bfloat16, enabled=self._model.device.type == "cuda"):
+            out = self._whole(batch.noisy, batch.t, batch.labels)
+        clean = clean_tokens(self._model.prediction, out.float(), batch.noisy, batch.t)
+        loss = velocity_loss(clean, batch.x, batch.t)
+        drawn = _render_loss(self._rules, self._model, clean, batch) if self._rules.render else loss.new_zeros(())
+        self.optimizer.zero_grad(set_to_none=True)
+        (loss + self._rules.render * drawn).backward()
+        nn.utils.clip_grad_norm_(self._network.parameters(), 1.0)
+        self.optimizer.step()
+        return torch.stack([loss.detach(), drawn.detach()])
+
+
+class GraphedUpdate(Update):
+    """The same on one GPU, replayed as a CUDA graph: to launch its kernels would take longer than they do."""
+
+    def __init__(self, rules: Rules, model: Model, network: Denoiser, batch: Batch) -> None:
+        """batch: any of those to come, for its shapes."""
+        super().__init__(rules, model, network, 1)
+        before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+        for block in network.blocks:
+            block.compile(dynamic=False)  # the code of one serves all
+        self._batch = Batch(*(getattr(batch, each.name).clone() for each in fields(batch)))
+        self._graph = torch.cuda.CUDAGraph()
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            for _ in range(3):
+                self._step(self._batch)
+        torch.cuda.current_stream().wait_stream(stream)
+        with torch.cuda.graph(self._graph, stream=stream):
+            self._losses = self._step(self._batch)
+        # What was learned on the way there is forgotten.
+        network.load_state_dict(before)
+        for state in self.optimizer.state.values():
+            for value in state.values():
+                value.zero_()
+
+    def __call__(self, batch: Batch, rate: float) -> Tensor:
+        self._rate.fill_(rate)
+        for each in fields(batch):
+            getattr(self._batch, each.name).copy_(getattr(batch, each.name))
+        self._graph.replay()
+        return self._losses
+
+
+def _render_loss(rules: Rules, model: Model, clean: Tensor, batch: Batch) -> Tensor:
+    """Squared error of what the predicted splats show, summed over pixels per number of a picture's tokens.
+
+    Only where little noise is left: earlier the prediction is a mean of many pictures, whose splats show another
+    picture than the mean of theirs.
+    """
+    shown = model.layout.pictures(model.tokens(clean))
+    error = (shown - batch.images).square().flatten(1).sum(1) / clean[0].numel()
+    return (error * (batch.t > rules.render_from)).mean()
