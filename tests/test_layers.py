@@ -16,7 +16,7 @@ EVERYTHING = {
     *("errors", "config", "splats", "atomic", "images", "storage", "files", "metrics", "inspection", "engine"),
     *("rendering", "seeding", "fitting", "batch", "scene", "demo", "bench", "codec", "compression", "editing"),
     *("exporting", "viewing", "display", "plotting", "notebook", "progress"),
-    *("terminal", "pillow", "__init__"),
+    *("terminal", "diffusion", "diffusion_cli", "pillow", "__init__"),
 }
 MAY_IMPORT = {
     "errors": set(),
@@ -47,12 +47,13 @@ MAY_IMPORT = {
     "terminal": {"config"},
     "codec": {"errors", "splats", "_cpu"},
     "torch": {"errors", "splats", "engine", "_cpu"},
-    "diffusion": {"errors", "atomic", "images", "torch"},
+    "diffusion": {"errors", "atomic", "config", "images", "rendering", "splats", "storage", "torch"},
+    "diffusion_cli": {"errors", "diffusion", "files", "progress", "storage", "terminal"},
     "pillow": {"errors", "codec", "compression", "fitting", "images", "rendering"},
     "demo": {"splats", "rendering", "metrics"},
     "bench": {"config", "splats", "engine", "fitting", "batch", "_cpu"},
     "cli": EVERYTHING,
-    "__init__": EVERYTHING - {"__init__"},
+    "__init__": EVERYTHING - {"__init__", "terminal", "diffusion", "diffusion_cli"},
     "__main__": {"cli"},
 }
 
@@ -60,12 +61,12 @@ MAY_IMPORT = {
 SHORTCUTS = {"splats": {"display", "plotting", "notebook"}, "fitting": {"plotting"}}
 
 # numpy may be used by any module but these, which have to load quickly.
-WITHOUT_NUMPY = {"__init__", "__main__", "errors", "config", "atomic", "terminal"}
+WITHOUT_NUMPY = {"__init__", "__main__", "errors", "config", "atomic", "terminal", "diffusion_cli"}
 THIRD_PARTIES = {
     "PIL": {"images", "pillow", "scene", "demo", "display"},
     "OpenImageIO": {"images"},
-    "tyro": {"cli", "terminal"},
-    "rich": {"cli", "progress"},
+    "tyro": {"cli", "diffusion_cli", "terminal"},
+    "rich": {"cli", "diffusion_cli", "progress"},
     "matplotlib": {"plotting", "splats", "fitting"},
     "anywidget": {"notebook", "splats", "fitting"},
     "traitlets": {"notebook"},
@@ -99,7 +100,7 @@ def imported(tree: ast.Module, module: str, is_package: bool) -> set[str]:
             if isinstance(target, ast.Constant):
                 names.add(target.value)
             else:
-                assert module == "__init__", f"{module} imports a module that only its run decides"
+                assert module in ("__init__", "diffusion"), f"{module} imports a module that only its run decides"
     return names
 
 

@@ -14,11 +14,13 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
-from tyro.conf import FlagCreatePairsOff, Positional, arg
+from tyro.conf import FlagCreatePairsOff, OmitArgPrefixes, OmitSubcommandPrefixes, Positional, arg
 from tyro.extras import subcommand_cli_from_dict
 
 from splat2d import __version__
 from splat2d.config import CompressConfig, FitConfig, Loss, Panel, Preset, Profile
+from splat2d.diffusion_cli import Diffusion
+from splat2d.diffusion_cli import run as run_diffusion
 from splat2d.errors import InputError
 from splat2d.terminal import (
     INTERRUPTED,
@@ -352,12 +354,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if arguments == ["--version"]:
         print(f"splat2d {__version__}")
         return OK
+    if arguments in ([], ["diffusion"]):
+        arguments = [*arguments, "--help"]
     command = subcommand_cli_from_dict(
         {name: kind for name, (kind, _) in COMMANDS.items()},
         prog="splat2d",
         description=DESCRIPTION,
-        args=arguments or ["--help"],
-        config=(FlagCreatePairsOff,),
+        args=arguments,
+        config=(FlagCreatePairsOff, OmitSubcommandPrefixes, OmitArgPrefixes),
     )
     run = next(run for kind, run in COMMANDS.values() if kind is type(command))
     try:
@@ -1081,6 +1085,7 @@ COMMANDS: dict[str, tuple[type, Callable[[Any], int]]] = {
     "compare": (Compare, _compare),
     "plot": (Plot, _plot),
     "view": (View, _view),
+    "diffusion": (Diffusion, run_diffusion),
     "bench": (Bench, _bench),
     "demo": (Demo, _demo),
 }

@@ -47,12 +47,23 @@ def track(events: Iterable[Event]) -> Iterator[Event]:
 @contextmanager
 def bar(console: Console) -> Iterator[Callable[[Step, str], None]]:
     """Yields what shows an event and the name of its phase. The bar disappears at the end."""
-    columns = (BarColumn(), TextColumn("{task.fields[state]}"), TimeRemainingColumn())
-    with Bar(*columns, console=console, transient=True) as shown:
-        task = shown.add_task("fit", total=None, state="starting")
+    with counter(console) as count:
 
         def show(event: Step, phase: str) -> None:
             state = f"{phase}  step {event.step}/{event.steps}  {event.psnr:.2f} dB  {event.count} splats"
-            shown.update(task, completed=event.step, total=event.steps, state=state)
+            count(event.step, event.steps, state)
+
+        yield show
+
+
+@contextmanager
+def counter(console: Console) -> Iterator[Callable[[int, int, str], None]]:
+    """Yields what shows how many of how many steps are done, with some words. The bar disappears at the end."""
+    columns = (BarColumn(), TextColumn("{task.fields[state]}"), TimeRemainingColumn())
+    with Bar(*columns, console=console, transient=True) as shown:
+        task = shown.add_task("work", total=None, state="starting")
+
+        def show(done: int, total: int, state: str) -> None:
+            shown.update(task, completed=done, total=total, state=state)
 
         yield show
