@@ -18,15 +18,15 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
 from splat2d.atomic import reason, replacing
-from splat2d.diffusion.flow import noised, velocity_loss
+from splat2d.diffusion.flow import noised
 from splat2d.diffusion.grids import save_sheet
 from splat2d.diffusion.layouts import Layout, PatchLayout
-from splat2d.diffusion.model import LARGEST_SEED, Model, clean_tokens, generate, save_model
+from splat2d.diffusion.model import LARGEST_SEED, Model, generate, save_model
 from splat2d.diffusion.network import Denoiser, NetworkConfig
 from splat2d.diffusion.splatset import SplatSet, read_header, read_safetensors, rendered, statistics, write_safetensors
+from splat2d.diffusion.updates import Batch, GraphedUpdate, Rules, Update
 from splat2d.errors import InputError
 
 VERSION = 1
@@ -42,7 +42,7 @@ class TrainConfig:
     tokens: Literal["splats", "pixels"] = "splats"
     patch: int = 4  # pixels a side of a token of the pixel model
     network: NetworkConfig = field(default_factory=NetworkConfig)
-    prediction: Literal["x", "v"] = "x"
+    prediction: Literal["x", "v"] = "v"
     steps: int = 20_000
     batch: int = 512
     rate: float = 1e-3
@@ -168,48 +168,31 @@ def _train(
         network = Denoiser(layout.fields, layout.positions(), classes, config.network).to(device)
     averaged = Denoiser(layout.fields, layout.positions(), classes, config.network).to(device).requires_grad_(False)
     averaged.load_state_dict(network.state_dict())
-    optimizer = torch.optim.AdamW(
-        network.parameters(),
-        lr=config.rate,
-        betas=(0.9, 0.99),
-        weight_decay=config.decay,
-        fused=device.type == "cuda",
-    )
     model = Model(averaged, layout, mean.to(device), deviation.to(device), splats.pictures.names, config.prediction)
     identity = {"config": asdict(config), "data": splats.fingerprint()}
-    first = _resume(folder / CHECKPOINT, identity, network, averaged, optimizer)
-    whole: nn.Module = network
-    if device.type == "cuda":
-        for block in network.blocks:
-            block.compile(dynamic=False)  # one block's code serves all of them
-    if workers.count > 1:
-        whole = DistributedDataParallel(network, device_ids=[device.index] if device.type == "cuda" else None)
-
     generator = torch.Generator(device)
     share = -(-config.batch // workers.count)
+
+    def batch_of(step: int) -> Batch:
+        generator.manual_seed((config.seed * 1_000_003 + step) * 64 + workers.rank)
+        return _batch(config, model, tokens, images, labels, share, generator)
+
+    rules = Rules(config.decay, config.render, config.render_from)
+    if device.type == "cuda" and workers.count == 1:
+        update: Update = GraphedUpdate(rules, model, network, batch_of(0))
+    else:
+        update = Update(rules, model, network, workers.count)
+    first = _resume(folder / CHECKPOINT, identity, network, averaged, update.optimizer)
     weights, goals = list(network.parameters()), list(averaged.parameters())
     losses = torch.zeros(2, device=device)
     began = reported = time.perf_counter()
     told = first  # steps up to the last report
     with _writer(folder, first, workers.rank == 0) as write:
         for step in range(first, config.steps):
-            generator.manual_seed((config.seed * 1_000_003 + step) * 64 + workers.rank)
-            batch = _batch(config, model, tokens, images, labels, share, generator)
             rate = config.rate * _schedule(step, config)
-            for group in optimizer.param_groups:
-                group["lr"] = rate
-            with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-                out = whole(batch.noisy, batch.t, batch.labels)
-            clean = clean_tokens(config.prediction, out.float(), batch.noisy, batch.t)
-            loss = velocity_loss(clean, batch.x, batch.t)
-            drawn = _render_loss(config, model, clean, batch) if config.render else loss.new_zeros(())
-            optimizer.zero_grad(set_to_none=True)
-            (loss + config.render * drawn).backward()
-            nn.utils.clip_grad_norm_(weights, 1.0)
-            optimizer.step()
+            losses += update(batch_of(step), rate)
             keep = min(config.average, (1 + step) / (EMA_WARMUP + step))
             torch._foreach_lerp_(goals, weights, 1 - keep)
-            losses += torch.stack([loss.detach(), drawn.detach()])
 
             done = step + 1
             last = done == config.steps
@@ -217,7 +200,7 @@ def _train(
             if saved and workers.rank == 0:
                 # The checkpoint last: a training that goes on from it has the model of that step.
                 save_model(folder / MODEL, model, identity | {"step": done})
-                _save(folder / CHECKPOINT, identity, done, network, averaged, optimizer)
+                _save(folder / CHECKPOINT, identity, done, network, averaged, update.optimizer)
             if sample_every and (done % sample_every == 0 or last) and workers.rank == 0:
                 _write_sheet(folder / f"samples-{done:06}.png", model)
             if done % report_every == 0 or last:
@@ -247,15 +230,6 @@ def training_tokens(splats: SplatSet, config: TrainConfig, images: Tensor) -> tu
     return layout, (tokens - mean) / deviation, mean, deviation
 
 
-@dataclass(frozen=True, slots=True)
-class _Batch:
-    x: Tensor  # [B, N, F], whitened
-    t: Tensor  # [B]
-    noisy: Tensor  # [B, N, F]
-    labels: Tensor  # [B], some of them empty
-    images: Tensor  # [B, H, W, C] of 0..1
-
-
 def _batch(
     config: TrainConfig,
     model: Model,
@@ -264,7 +238,7 @@ def _batch(
     labels: Tensor,
     count: int,
     generator: torch.Generator,
-) -> _Batch:
+) -> Batch:
     """Everything random about one step."""
     device = tokens.device
     chosen = torch.randint(len(tokens), (count,), generator=generator, device=device)
@@ -278,18 +252,7 @@ def _batch(
         x = torch.where(turned[:, None, None], mirrored, x)
         pictures = torch.where(turned[:, None, None, None], pictures.flip(2), pictures)
     classes = torch.where(dropped, model.network.classes, classes)
-    return _Batch(x, t, noised(x, noise, t), classes, pictures)
-
-
-def _render_loss(config: TrainConfig, model: Model, clean: Tensor, batch: _Batch) -> Tensor:
-    """Squared error of what the predicted splats show, summed over pixels per number of a picture's tokens.
-
-    Only where little noise is left: earlier the prediction is a mean of many pictures, whose splats show another
-    picture than the mean of theirs.
-    """
-    shown = model.layout.pictures(model.tokens(clean))
-    error = (shown - batch.images).square().flatten(1).sum(1) / clean[0].numel()
-    return (error * (batch.t > config.render_from)).mean()
+    return Batch(x, t, noised(x, noise, t), classes, pictures)
 
 
 def _schedule(step: int, config: TrainConfig) -> float:
@@ -333,11 +296,13 @@ def _resume(
     network.load_state_dict({name[8:]: tensor for name, tensor in tensors.items() if name.startswith("network.")})
     averaged.load_state_dict({name[9:]: tensor for name, tensor in tensors.items() if name.startswith("averaged.")})
     for name, weight in network.named_parameters():
-        state = {key: tensors[f"optimizer.{key}.{name}"] for key in ("step", "exp_avg", "exp_avg_sq")}
-        optimizer.state[weight] = {
-            key: value if key == "step" and weight.device.type == "cpu" else value.to(weight.device)
-            for key, value in state.items()
-        }
+        state = optimizer.state[weight]
+        for key in ("step", "exp_avg", "exp_avg_sq"):
+            value = tensors[f"optimizer.{key}.{name}"].to(weight.device)
+            if key in state:
+                state[key].copy_(value)  # in place: a graph of the step knows the address
+            else:
+                state[key] = value
     return int(header["step"])
 
 
