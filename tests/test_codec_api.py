@@ -72,6 +72,13 @@ def test_same_splats_give_the_same_bytes_in_any_order() -> None:
     assert len(splat2d.encode(mixed, quality=50)) == len(splat2d.encode(splats, quality=50))
 
 
+def test_the_size_of_a_file_without_writing_it() -> None:
+    quantized, _ = quantize(scattered(300), 90)
+    background = np.array([0, 0.5, 1], np.float32)
+    for metadata in (None, Metadata({"a": "b"}, icc=b"c")):
+        assert codec.size(quantized, background, metadata) == len(codec.write(quantized, background, metadata))
+
+
 def test_faint_splats_are_left_out() -> None:
     splats = scattered(100)
     faint = replace(splats, colors=splats.colors * np.where(np.arange(100) < 30, 1e-6, 1)[:, None])

@@ -207,7 +207,7 @@ def _to_bytes(run: _Run, size: int) -> Iterator[Progress | Compressed]:
     if run.config.profile == "vector":
         yield from _vector_to_bytes(run, size)
         return
-    least = len(_file(run, _dot(run), 0))
+    least = _size(run, _dot(run), 0)
     _check_budget(size, least)
     count = round(SURPLUS * 8 * size / (BITS_PER_SPLAT + BITS_PER_CHANNEL * run.channels))
     count = min(max(count, 1), run.width * run.height)
@@ -339,7 +339,7 @@ def _coded(run: _Run, splats: Splats, index: float, size: int | None) -> Iterato
         run.step += len(rates[first : first + interval])
         done = (first + interval) / schedule.train
         if size is not None and CONTROLLED <= done < SETTLED:
-            now = len(_file(run, run.splats(session), round(index)))
+            now = _size(run, run.splats(session), round(index))
             expected = size * SPARE / (GROWTH if done > RELOCATING else 1.0)
             index -= CONTROL * INDICES_PER_OCTAVE * math.log2(now / expected)
             index = min(max(index, FIRST_INDEX), LAST_INDEX)
@@ -389,7 +389,7 @@ def _energies(session: Session) -> Floats:
 def _settle(run: _Run, session: Session, index: int, size: float) -> int:
     """Drops the faintest splats until the file is no larger; if it is smaller by an index, the next finer index."""
     splats = run.splats(session)
-    whole = len(_file(run, splats, index))
+    whole = _size(run, splats, index)
     if whole * 2 ** (1 / INDICES_PER_OCTAVE) < size:
         return min(index + 1, LAST_INDEX)
     if whole > size:
@@ -408,7 +408,7 @@ def _most_that_fit(
     while high - low > 1 and low_size < NEARLY * size:  # sizes are nearly proportional to counts
         guess = low + int((high - low) * (size - low_size) / (high_size - low_size))
         middle = min(max(guess, low + 1), high - 1)
-        found = len(_file(run, splats.take(order[:middle]), index, lattice))
+        found = _size(run, splats.take(order[:middle]), index, lattice)
         if found <= size:
             low, low_size = middle, found
         else:
@@ -437,7 +437,7 @@ def _frozen(
         splats, frozen, keep = _freeze(splats, frozen, turn < share, rounding)
         turn = turn[keep]
         if size is not None:
-            expected = len(_file(run, splats, index, lattice)) * (1 + (GROWTH - 1) * (1 - share) ** 3)
+            expected = _size(run, splats, index, lattice) * (1 + (GROWTH - 1) * (1 - share) ** 3)
             excess = len(splats) * (1 - size * (1 + (SPARE - 1) * (1 - share)) / expected)
             keep = _without_weakest(splats, ~frozen, int(excess))
             splats, frozen, turn = splats.take(keep), frozen[keep], turn[keep]
@@ -493,6 +493,11 @@ def _without_weakest(splats: Splats, candidates: NDArray[np.bool_], count: int) 
 
 def _file(run: _Run, splats: Splats, index: int, lattice: Lattice | None = None) -> bytes:
     return codec.write(quantize(splats, index, lattice)[0], splats.background, run.metadata)
+
+
+def _size(run: _Run, splats: Splats, index: int, lattice: Lattice | None = None) -> int:
+    """Bytes of _file()."""
+    return codec.size(quantize(splats, index, lattice)[0], splats.background, run.metadata)
 
 
 def _dot(run: _Run) -> Splats:

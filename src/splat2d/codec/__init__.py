@@ -118,6 +118,15 @@ def read(data: bytes, *, partial: bool = False) -> Contents:
 def write(quantized: Quantized, background: NDArray[np.float32], metadata: Metadata | None = None) -> bytes:
     """The bytes of a .s2d file of splats that are integers already. Raises FormatError where a reader would."""
     _check_footprint(dequantize(quantized, background))
+    return container.pack(*_coded(quantized, background), metadata)
+
+
+def size(quantized: Quantized, background: NDArray[np.float32], metadata: Metadata | None = None) -> int:
+    """How many bytes write() gives, without its checks. Raises FormatError for integers beyond the limits."""
+    return len(container.joined(*_coded(quantized, background), metadata))
+
+
+def _coded(quantized: Quantized, background: NDArray[np.float32]) -> tuple[Header, list[Packet]]:
     energy = (quantized.indices[:, 5:].astype(np.int64) ** 2).sum(1)
     indices = np.ascontiguousarray(quantized.indices[np.argsort(-energy, kind="stable")])
     counts = packet_counts(len(indices))
@@ -136,7 +145,7 @@ def write(quantized: Quantized, background: NDArray[np.float32], metadata: Metad
         margin=lattice.margin,
         color_space=_color_space(background),
     )
-    return container.pack(header, _packets(counts, payloads), metadata)
+    return header, _packets(counts, payloads)
 
 
 def write_records(records: vector.Records, background: NDArray[np.float32], metadata: Metadata | None = None) -> bytes:

@@ -149,12 +149,17 @@ class Container:
 
 def pack(header: Header, packets: Sequence[Packet], metadata: Metadata | None = None) -> bytes:
     """The bytes of a file. Raises FormatError where a reader would."""
+    data = joined(header, packets, metadata)
+    unpack(data)
+    return data
+
+
+def joined(header: Header, packets: Sequence[Packet], metadata: Metadata | None = None) -> bytes:
+    """As pack(), without a look at whether a reader takes it."""
     parts = [_header_bytes(header)]
     parts += [_chunk_bytes(kind, body) for kind, body in _metadata_bodies(metadata or Metadata())]
     parts += [_chunk_bytes(PACKET, _varint(packet.count) + packet.payload) for packet in packets]
-    data = b"".join(parts)
-    unpack(data)
-    return data
+    return b"".join(parts)
 
 
 def unpack(data: bytes, *, partial: bool = False) -> Container:
