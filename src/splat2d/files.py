@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 from splat2d import codec, exporting, images, storage, viewing
 from splat2d.atomic import replacing
 from splat2d.codec.container import Header
+from splat2d.config import Profile
 from splat2d.errors import FormatError, InputError
 from splat2d.splats import Splats
 
@@ -56,7 +56,7 @@ def write(path: Path, splats: Splats, picture: NDArray[np.float32], data: bytes 
     return path.stat().st_size
 
 
-def encode_within(splats: Splats, size: int, profile: Literal["scalar", "vector"] = "scalar") -> bytes:
+def encode_within(splats: Splats, size: int, profile: Profile = "scalar") -> bytes:
     """The bytes of a .s2d file, at most so many if a header fits: all splats, as finely as that allows.
 
     What is too much even at the coarsest quality, or in the one precision of profile vector, is left out, the weakest

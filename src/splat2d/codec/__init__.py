@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +18,7 @@ from splat2d.codec import container, vector
 from splat2d.codec.container import Container, Header, Packet
 from splat2d.codec.container import Metadata as Metadata  # part of the interface
 from splat2d.codec.quantizer import QUALITY_INDICES, Lattice, Quantized, dequantize, quantize, step_of, transform
+from splat2d.config import Profile
 from splat2d.errors import FormatError, InputError
 from splat2d.splats import Splats
 
@@ -56,7 +56,7 @@ def encode(
     *,
     quality: float | None = None,
     metadata: Metadata | None = None,
-    profile: Literal["scalar", "vector"] = "scalar",
+    profile: Profile = "scalar",
 ) -> bytes:
     """The bytes of a .s2d file of these splats. Raises InputError.
 
