@@ -20,7 +20,7 @@ import pytest
 from skimage.data import astronaut
 
 import splat2d
-from splat2d import cli, codec, compression, files, fitting, rendering
+from splat2d import codec, compression, files, fitting, rendering
 from splat2d.cli import main
 from splat2d.compression import Schedule
 
@@ -663,7 +663,7 @@ def test_interrupt_of_a_compression_writes_a_file_within_the_budget(
         for event in complete(image, config):
             assert isinstance(event, fitting.Progress)
             yield event
-            if event.step >= short.fit and cli._phase(event, config) == phase:
+            if event.step >= short.fit and event.phase == phase:
                 raise KeyboardInterrupt
 
     monkeypatch.setattr(compression, "compress_steps", stopped)
@@ -683,6 +683,29 @@ def test_interrupt_of_a_compression_writes_a_file_within_the_budget(
     assert run_json(capsys, "compare", photo, small)["psnr"] == pytest.approx(report["psnr"], abs=1e-6)
     image = splat2d.load_image(photo)
     assert report["psnr"] > splat2d.psnr(np.broadcast_to(image.mean((0, 1)), image.shape), image) + 1
+
+
+def test_interrupt_of_a_search_keeps_its_best_file(
+    photo: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, short: Schedule
+) -> None:
+    complete = compression.compress_steps
+    found: list[compression.Compressed] = []
+
+    def stopped(image: Any, config: splat2d.CompressConfig) -> Iterator[Any]:
+        for event in complete(image, config):
+            if isinstance(event, compression.Compressed):
+                found.append(event)
+            yield event
+            if found and isinstance(event, fitting.Progress):
+                raise KeyboardInterrupt
+
+    monkeypatch.setattr(compression, "compress_steps", stopped)
+    small = photo.with_suffix(".s2d")
+    assert main(["fit", str(photo), "--psnr", "15", "-o", str(small), "--json"]) == 130
+    out, err = capsys.readouterr()
+    assert small.read_bytes() == found[0].data and len(found) == 1
+    assert json.loads(out)["psnr"] == pytest.approx(found[0].psnr) and found[0].psnr > 15
+    assert "writing the best result so far" in err and "rounded" not in err
 
 
 def test_ctrl_c_during_a_compression_leaves_a_file_and_shows_its_phases(photo: Path) -> None:

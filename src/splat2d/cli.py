@@ -411,9 +411,9 @@ def _fit(command: Fit) -> int:
     if isinstance(config, CompressConfig):
         if command.bpp is not None:
             config = replace(config, bytes=max(1, int(command.bpp * pixels / 8)))
-        result = _follow(compress_steps(image, config), command.quiet, config)
+        result = _follow(compress_steps(image, config), command.quiet)
     else:
-        result = _follow(fit_steps(image, config), command.quiet, config)
+        result = _follow(fit_steps(image, config), command.quiet)
     if result.interrupted:
         say(WRITING.format(last=result.last))
 
@@ -836,7 +836,7 @@ def _coded_photo(command: View, image: NDArray[np.float32]) -> bytes:
     from splat2d.compression import compress_steps
 
     config = CompressConfig(preset=command.preset, device=command.device, threads=command.threads)
-    result = _follow(compress_steps(image, config), command.quiet, config)
+    result = _follow(compress_steps(image, config), command.quiet)
     return _file_of(result, config, config.profile)
 
 
@@ -849,7 +849,7 @@ def _view_live(command: View, name: str, image: NDArray[np.float32], original: N
     live = viewing.LiveFit()
     with viewing.serving(name, live=live, original=original, port=command.port) as address:
         _announce(address, command)
-        result = _follow(live.following(fit_steps(image, config)), command.quiet, config)
+        result = _follow(live.following(fit_steps(image, config)), command.quiet)
         if not result.interrupted:
             say(f"{result.kept.count} splats, {result.kept.psnr:.2f} dB")
             _wait()
@@ -923,7 +923,7 @@ def _bench(command: Bench) -> int:
     chosen = engine(command.device)
     config = FitConfig(splats=command.splats, threads=command.threads, device=command.device)
     image = draw() if command.photo is None else load_image(command.photo)
-    result = _follow(fit_steps(image, config), command.quiet, config)
+    result = _follow(fit_steps(image, config), command.quiet)
     if result.interrupted:
         raise KeyboardInterrupt
     if chosen.name != "cpu":
@@ -966,7 +966,7 @@ def _demo(command: Demo) -> int:
     folder.mkdir(parents=True, exist_ok=True)
     image = scene.draw()
     save_image(folder / "original.png", image)
-    result = _follow(compress_steps(image, config), command.quiet, config)
+    result = _follow(compress_steps(image, config), command.quiet)
     if result.interrupted:
         say(WRITING.format(last=result.last))
     data = _file_of(result, config, config.profile)
@@ -997,7 +997,7 @@ def _demo(command: Demo) -> int:
 
 @dataclass(frozen=True)
 class _Followed:
-    """What came of a fit: the state to keep, the last one, the file if there is one, and whether Ctrl-C ended it."""
+    """What came of a fit: the state to keep, the last one, the last file, if any, and whether Ctrl-C ended it."""
 
     kept: Progress
     last: Progress
@@ -1013,7 +1013,7 @@ class _Followed:
         return self.file.seconds if self.file else self.kept.seconds
 
 
-def _follow(events: Iterator[Progress | Compressed], quiet: bool, config: FitConfig | CompressConfig) -> _Followed:
+def _follow(events: Iterator[Progress | Compressed], quiet: bool) -> _Followed:
     """Runs a fit to its end, or to Ctrl-C: then its best state so far counts, or the last if none has all its splats.
 
     A Ctrl-C before the first state, or after the end, is passed on as KeyboardInterrupt.
@@ -1031,7 +1031,7 @@ def _follow(events: Iterator[Progress | Compressed], quiet: bool, config: FitCon
                 last = event
                 if kept is None or event.best or not kept.best:
                     kept = event
-                show(event, _phase(event, config))
+                show(event)
     except KeyboardInterrupt:
         if kept is None or last is None:
             raise
@@ -1040,24 +1040,11 @@ def _follow(events: Iterator[Progress | Compressed], quiet: bool, config: FitCon
     return _Followed(kept, last, file, interrupted)
 
 
-def _phase(event: Progress, config: FitConfig | CompressConfig) -> str:
-    """What the steps of this event are for, told by how many there are."""
-    if isinstance(config, FitConfig):
-        return "fitting"
-    from splat2d.compression import SCHEDULES, VECTOR_STAGES
-
-    schedule = SCHEDULES[config.preset]
-    if event.steps == schedule.fit:
-        return "fitting"
-    stages = schedule.stages * (VECTOR_STAGES if config.profile == "vector" else 1)
-    return "training" if event.steps - event.step >= (stages - 1) * schedule.stage_steps else "rounding"
-
-
 @contextmanager
-def _progress_bar(quiet: bool) -> Iterator[Callable[[Progress, str], None]]:
-    """Yields what shows an event and its phase on stderr; nothing is shown where stderr is no terminal."""
+def _progress_bar(quiet: bool) -> Iterator[Callable[[Progress], None]]:
+    """Yields what shows an event on stderr; nothing is shown where stderr is no terminal."""
     if quiet or not sys.stderr.isatty():
-        yield lambda event, phase: None
+        yield lambda event: None
         return
     from rich.console import Console
 

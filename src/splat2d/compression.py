@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from splat2d import codec
 from splat2d.codec import vector
 from splat2d.codec.quantizer import Lattice, dequantize, quantize, step_of
-from splat2d.config import CompressConfig, Device, FitConfig, Loss, Preset, Profile
+from splat2d.config import CompressConfig, Device, FitConfig, Loss, Phase, Preset, Profile
 from splat2d.engine import Coding, Floats, Optimizer, Session, engine
 from splat2d.errors import InputError
 from splat2d.fitting import NEW_SIZE, NEW_SIZE_LEAST, Progress, Target, checked, cosine_rates, draw_power, fit_steps
@@ -121,16 +121,17 @@ def compress(
         device=device,
         threads=threads,
     )
-    for event in compress_steps(image, config, metadata):
-        if isinstance(event, Compressed):
-            return event
-    raise AssertionError("compress_steps ends with a file")
+    *_, file = (event for event in compress_steps(image, config, metadata) if isinstance(event, Compressed))
+    return file
 
 
 def compress_steps(
     image: Floats, config: CompressConfig, metadata: codec.Metadata | None = None
 ) -> Iterator[Progress | Compressed]:
-    """Compresses image, float [H, W, C]; yields after every block of steps, and the file last. Raises InputError."""
+    """Compresses image, float [H, W, C]; yields after every block of steps, and the file last. Raises InputError.
+
+    The search for a PSNR also yields every file that reaches it and is smaller than those before.
+    """
     run = _Run(checked(image), config, metadata)
     if config.psnr is not None:
         yield from _to_psnr(run, config.psnr)
@@ -172,10 +173,10 @@ class _Run:
         step = _step(index) / self.target.unit
         return Coding(step, 7 / 12 * RATE_WEIGHT * math.pi * step**2, self.config.seed)
 
-    def progress(self, session: Session, planned: int) -> Progress:
+    def progress(self, session: Session, planned: int, phase: Phase) -> Progress:
         decibels = self.target.psnr(session.evaluate())
         seconds = time.perf_counter() - self.started
-        return Progress(self.step, planned, session.count, decibels, seconds, self.splats(session), False)
+        return Progress(self.step, planned, session.count, decibels, seconds, self.splats(session), False, phase)
 
     def finished(self, data: bytes) -> Compressed:
         splats = codec.decode(data)
@@ -244,7 +245,7 @@ def _vector_coded(run: _Run, splats: Splats) -> Iterator[Progress | Compressed]:
         run.step += len(rates[first : first + interval])
         if first + interval <= RELOCATING * schedule.train:
             _relocate(run, session, int(VECTOR_RELOCATED * session.count))
-        yield run.progress(session, planned)
+        yield run.progress(session, planned, "training")
 
     splats = run.splats(session)
     frame = vector.frame_for(splats, vector.tile_for(run.width, run.height, len(splats)))
@@ -263,7 +264,7 @@ def _vector_coded(run: _Run, splats: Splats) -> Iterator[Progress | Compressed]:
         session.run(_freezing_rates(schedule))
         run.step += schedule.stage_steps
         splats = run.splats(session)
-        yield run.progress(session, planned)
+        yield run.progress(session, planned, "rounding")
     yield run.finished(codec.write_records(vector.quantize(splats, frame)[0], splats.background, run.metadata))
 
 
@@ -280,12 +281,14 @@ def _to_psnr(run: _Run, wanted: float) -> Iterator[Progress | Compressed]:
         tried[index] = found.psnr
         if found.psnr >= wanted and (best is None or len(found.data) < len(best.data)):
             best = found
+            yield best
         if wanted <= found.psnr < wanted + CLOSE:
             break
         index = min(max(_next_index(tried, wanted), FIRST_INDEX), LAST_INDEX)
     if best is None:
         raise InputError(f"psnr: {max(tried.values()):.2f} dB is what this picture reaches, {wanted:g} is not")
-    yield best
+    if found is not best:
+        yield best
 
 
 def _next_index(tried: dict[int, float], wanted: float) -> int:
@@ -348,7 +351,7 @@ def _coded(run: _Run, splats: Splats, index: float, size: int | None) -> Iterato
         _tend(run, session, index, relocate=done <= RELOCATING)
         if size is not None and done >= SETTLED:
             index = _settle(run, session, math.ceil(index), SPARE * size / GROWTH)
-        yield run.progress(session, planned)
+        yield run.progress(session, planned, "training")
 
     trained = run.splats(session)
     for finer in range(REFINEMENTS + 1):
@@ -445,7 +448,7 @@ def _frozen(
         session.run(rates)
         run.step += len(rates)
         splats = run.splats(session)
-        yield run.progress(session, planned)
+        yield run.progress(session, planned, "rounding")
     if size is not None:
         splats = splats.take(splats.strongest())  # another order of the same splats may differ by a byte
     data = _file(run, splats, index, lattice)

@@ -10,6 +10,7 @@ from splat2d.errors import InputError
 Preset = Literal["fast", "balanced", "best"]
 Device = Literal["auto", "cpu", "cuda"]
 Profile = Literal["scalar", "vector"]
+Phase = Literal["fitting", "training", "rounding"]  # of a fit, or of a compression
 Panel = Literal["picture", "ellipses", "density", "error", "history"]  # of a plot
 
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from splat2d.config import Device, FitConfig, Loss, Panel, Preset
+from splat2d.config import Device, FitConfig, Loss, Panel, Phase, Preset
 from splat2d.engine import Evaluation, Optimizer, Session, engine
 from splat2d.errors import InputError
 from splat2d.seeding import SIZE, initial_splats
@@ -69,6 +69,7 @@ class Progress:
     seconds: float  # since the start
     splats: Splats
     best: bool  # no earlier state with the full budget was better; always so for the last event
+    phase: Phase = "fitting"
 
 
 @dataclass(frozen=True, slots=True, repr=False)

@@ -26,6 +26,8 @@ class Step(Protocol):
     def count(self) -> int: ...
     @property
     def psnr(self) -> float: ...
+    @property
+    def phase(self) -> str: ...
 
 
 def track(events: Iterable[Event]) -> Iterator[Event]:
@@ -40,17 +42,17 @@ def track(events: Iterable[Event]) -> Iterator[Event]:
     with bar(console) as show:
         for event in events:
             if isinstance(event, Step):
-                show(event, "fitting")
+                show(event)
             yield event
 
 
 @contextmanager
-def bar(console: Console) -> Iterator[Callable[[Step, str], None]]:
-    """Yields what shows an event and the name of its phase. The bar disappears at the end."""
+def bar(console: Console) -> Iterator[Callable[[Step], None]]:
+    """Yields what shows an event. The bar disappears at the end."""
     with counter(console) as count:
 
-        def show(event: Step, phase: str) -> None:
-            state = f"{phase}  step {event.step}/{event.steps}  {event.psnr:.2f} dB  {event.count} splats"
+        def show(event: Step) -> None:
+            state = f"{event.phase}  step {event.step}/{event.steps}  {event.psnr:.2f} dB  {event.count} splats"
             count(event.step, event.steps, state)
 
         yield show
