@@ -36,8 +36,8 @@ def velocity_loss(clean: Tensor, x: Tensor, t: Tensor) -> Tensor:
 
 def times(steps: int, shift: float = 1.0) -> Tensor:
     """steps + 1 times from 0 to 1. shift < 1 puts more of them near the data, > 1 near the noise. [steps + 1]"""
-    sigma = torch.linspace(1, 0, steps + 1, dtype=torch.float64)
-    return 1 - shift * sigma / (1 + (shift - 1) * sigma)
+    even = torch.linspace(0, 1, steps + 1, dtype=torch.float64)
+    return even / (even + shift * (1 - even))
 
 
 def sample(denoise: Denoise, noise: Tensor, schedule: Tensor, sampler: Sampler = "heun") -> Tensor:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, SupportsInt
 
 import numpy as np
+from numpy.lib.npyio import NpzFile
 from numpy.typing import NDArray
 
 from splat2d.atomic import unreadable
@@ -17,6 +17,7 @@ from splat2d.images import load_image
 
 HELD_OUT = 10  # one picture in so many is kept for tests where a set does not say which
 LARGEST_SIDE = 256  # pixels: the splats of larger pictures are too many for one transformer
+ARRAYS = ("x", "y", "x_train", "y_train", "x_test", "y_test", "names")  # of an .npz file
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".avif"}
 
 
@@ -46,10 +47,14 @@ def load_pictures(source: Path, *, limit: int | None = None) -> Pictures:
     as x with labels y; `names` are the classes. In a folder, each folder inside is a class; folders train and test at
     the top are the two parts. Without parts, a tenth is held out, drawn by a fixed seed. Labels may be missing.
     """
+    if limit is not None and limit < 1:
+        raise InputError(f"limit: must be at least 1, got {limit}")
     pictures = _from_folder(source) if source.is_dir() else _from_npz(source)
     if limit is None:
         return pictures
-    kept = np.concatenate([np.flatnonzero(~pictures.test)[:limit], np.flatnonzero(pictures.test)[:limit]])
+    # Drawn, since the pictures of a folder come class by class.
+    parts = [np.random.default_rng(0).permutation(np.flatnonzero(pictures.test == part)) for part in (False, True)]
+    kept = np.concatenate([np.sort(part[:limit]) for part in parts])
     return Pictures(pictures.images[kept], pictures.labels[kept], pictures.test[kept], pictures.names)
 
 
@@ -62,6 +67,8 @@ def pictures_of(dataset: Sequence[tuple[Any, int]], test: Sequence[tuple[Any, in
         for index in range(len(items)):
             picture, label = items[index]
             images.append(_as_bytes(picture))
+            if not isinstance(label, SupportsInt):
+                raise InputError(f"the dataset: item {index} has no label, a whole number, but {label!r}")
             labels.append(int(label))
             held_out.append(part)
     names = tuple(map(str, getattr(dataset, "classes", range(max(labels, default=-1) + 1))))
@@ -79,11 +86,11 @@ def _as_bytes(picture: Any) -> NDArray[np.uint8]:
         raise InputError(
             f"the dataset: expected pictures of 8 bits or tensors [C, H, W] of 0..1, got {array.dtype} {array.shape}"
         )
-    return _premultiplied(array) if array.ndim == 3 else array
+    return _premultiplied(array) if array.ndim == 3 else array[..., None]
 
 
 def _premultiplied(images: NDArray[Any]) -> NDArray[Any]:
-    """Pictures [..., H, W, C] with their colours times alpha, where there is a fourth channel."""
+    """Pictures [..., H, W, C] with their colours times alpha, where there is a fourth channel; all else unchanged."""
     if images.dtype != np.uint8 or images.shape[-1] != 4:
         return images
     alpha = images[..., 3:].astype(np.uint16)
@@ -92,31 +99,40 @@ def _premultiplied(images: NDArray[Any]) -> NDArray[Any]:
 
 def _from_npz(path: Path) -> Pictures:
     try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {
-                name: file[name]
-                for name in ("x", "y", "x_train", "y_train", "x_test", "y_test", "names")
-                if name in file
-            }
-    except (OSError, ValueError, zipfile.BadZipFile, EOFError, KeyError) as error:
+        with path.open("rb") as file, NpzFile(file, allow_pickle=False) as archive:
+            arrays = {name: np.asarray(archive[name]) for name in ARRAYS if name in archive}
+    except Exception as error:  # numpy and zipfile raise many kinds for a damaged file
         raise unreadable(path, error, "an .npz file of pictures") from error
-    names = tuple(map(str, arrays["names"])) if "names" in arrays else None
+    names = None
+    if "names" in arrays:
+        if arrays["names"].ndim != 1:
+            raise InputError(f"{path}: names must be a list of the classes, got {arrays['names'].shape}")
+        names = tuple(map(str, arrays["names"]))
     if "x_train" in arrays and "x_test" in arrays:
-        parts = [arrays["x_train"], arrays["x_test"]]
-        labels = [arrays.get("y_train"), arrays.get("y_test")]
-        if (labels[0] is None) != (labels[1] is None):
-            raise InputError(f"{path}: labels are needed for both parts, y_train and y_test, or for none")
-        parts = [_premultiplied(part) if part.ndim == 4 else part for part in parts]
-        first, second = (part.shape[1:] for part in parts)
-        if first != second:
-            raise InputError(f"{path}: pictures must be of one size, got {first} in x_train, {second} in x_test")
-        held_out = np.repeat([False, True], [len(parts[0]), len(parts[1])])
-        label = None if labels[0] is None or labels[1] is None else np.concatenate([labels[0], labels[1]])
-        return _checked(str(path), np.concatenate(parts), label, names, held_out)
+        return _parted(path, arrays, names)
     if "x" not in arrays:
         raise InputError(f"{path}: expected arrays x and y, or x_train, y_train, x_test and y_test")
     images = _premultiplied(arrays["x"]) if arrays["x"].ndim == 4 else arrays["x"]
     return _checked(str(path), images, arrays.get("y"), names if "y" in arrays else None, None)
+
+
+def _parted(path: Path, arrays: dict[str, NDArray[Any]], names: tuple[str, ...] | None) -> Pictures:
+    """The pictures of an .npz file with x_train and x_test."""
+    parts = [arrays[name] for name in ("x_train", "x_test")]
+    parts = [_premultiplied(part) if part.ndim == 4 else part for part in parts]
+    labels = [arrays[name] for name in ("y_train", "y_test") if name in arrays]
+    if len(labels) == 1:
+        raise InputError(f"{path}: labels are needed for both parts, y_train and y_test, or for none")
+    kinds = [f"{part.dtype} {part.shape[1:]}" for part in parts]
+    if kinds[0] != kinds[1] or not all(part.ndim for part in parts):
+        raise InputError(f"{path}: pictures must be of one size, got {kinds[0]} in x_train, {kinds[1]} in x_test")
+    for name, part, label in zip(("train", "test"), parts, labels, strict=False):
+        if label.shape != (len(part),):
+            raise InputError(
+                f"{path}: x_{name} has {len(part)} pictures, y_{name} is {label.shape}; each needs one label"
+            )
+    held_out = np.repeat([False, True], [len(part) for part in parts])
+    return _checked(str(path), np.concatenate(parts), np.concatenate(labels) if labels else None, names, held_out)
 
 
 def _from_folder(folder: Path) -> Pictures:
@@ -180,10 +196,10 @@ def _checked(
     if labels is None:
         labels, names = np.zeros(len(images), np.int64), ()
     else:
-        if len(labels) != len(images):
-            raise InputError(f"{where}: {len(images)} pictures have {len(labels)} labels; each needs one")
         if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
             raise InputError(f"{where}: labels must be whole numbers [n], got {labels.dtype} {labels.shape}")
+        if len(labels) != len(images):
+            raise InputError(f"{where}: {len(images)} pictures have {len(labels)} labels; each needs one")
         if names is None:
             names = tuple(map(str, range(int(labels.max()) + 1)))
         if labels.min() < 0 or labels.max() >= len(names):

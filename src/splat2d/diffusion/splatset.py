@@ -83,7 +83,7 @@ def build(
         if value < 1:
             raise InputError(f"{name}: must be at least 1, got {value}")
     rows, columns = grid_for(config.splats, height, width)
-    # The commonest colour: where a picture shows it, splats have nothing to do.
+    # The middle colour; of pictures on a plain ground that of the ground, where splats then have nothing to do.
     middle = np.median(pictures.images[:: max(1, len(pictures) // 5000)], axis=(0, 1, 2)) / 255
     layout = SplatLayout(height, width, channels, rows, columns, tuple(float(value) for value in middle))
     pixels = AT_ONCE if torch.device(device).type == "cuda" else AT_ONCE_ON_CPU
