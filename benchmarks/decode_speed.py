@@ -2,8 +2,8 @@
 
     python benchmarks/decode_speed.py --pictures 5 15 19 23 --rates 0.3
 
-Prints Markdown: milliseconds from the bytes in memory to 8-bit pixels in an array, medians of --rounds; quartiles, and
-below it the parts of ours. The process keeps to one core where the system allows it.
+Prints Markdown: milliseconds from the bytes in memory to 8-bit pixels in an array, medians of --rounds, quartiles, and
+the least, which other programs disturb least; below it the parts of ours. The process keeps to one core where the system allows it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from splat2d import codec
 from splat2d.codec import container
 from splat2d.codec.quantizer import dequantize
 from splat2d.compression import compress
-from splat2d.images import levels_of
+from splat2d.rendering import render_levels
 
 # Options of Pillow by quality, as for kodak_rd.csv; JPEG 2000 takes the size itself.
 SAVED: dict[str, Callable[[int], dict[str, Any]]] = {
@@ -44,7 +44,7 @@ def main() -> None:
         os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     print(f"{describe(1, version=options.commit)}; {len(pictures)} pictures, preset {options.preset}")
     for rate in options.rates:
-        print(f"\n| about {rate:g} bpp | bpp | ms | quartiles |\n|---|---|---|---|")
+        print(f"\n| about {rate:g} bpp | bpp | ms | quartiles | least |\n|---|---|---|---|---|")
         timed: dict[str, list[np.ndarray]] = {}  # of every picture: milliseconds of each round
         for data in files[rate]:
             for name, milliseconds in by_turns(data, options.rounds).items():
@@ -55,8 +55,8 @@ def main() -> None:
             if name in files[rate][0]:
                 sizes = [8 * len(data[name]) / n for data, n in zip(files[rate], pixels, strict=True)]
                 bpp = f"{np.mean(sizes):.3f}"
-            low, median, high = np.mean([np.percentile(value, [25, 50, 75]) for value in values], axis=0)
-            print(f"| {name} | {bpp} | {median:.2f} | {low:.2f} to {high:.2f} |")
+            least, low, median, high = np.mean([np.percentile(value, [0, 25, 50, 75]) for value in values], axis=0)
+            print(f"| {name} | {bpp} | {median:.2f} | {low:.2f} to {high:.2f} | {least:.2f} |")
 
 
 def arguments() -> argparse.Namespace:
@@ -107,16 +107,14 @@ def by_turns(files: dict[str, bytes], rounds: int) -> dict[str, np.ndarray]:
     data = files[".s2d"]
     contents = codec.read(data)
     splats = contents.splats
-    picture = splat2d.render(splats, device="cpu", threads=1)
     tasks: dict[str, Callable[[], Any]] = {
-        ".s2d": lambda: levels_of(splat2d.render(codec.decode(data), device="cpu", threads=1)),
+        ".s2d": lambda: render_levels(codec.decode(data), device="cpu", threads=1),
         **{name: lambda file=file: opened(file) for name, file in files.items() if name != ".s2d"},
         "of .s2d: container": lambda: container.unpack(data),
         "of .s2d: container, entropy, dequantising, checks": lambda: codec.read(data),
         "of .s2d: dequantising": lambda: dequantize(contents.quantized, splats.background),
         "of .s2d: check of the area": lambda: codec.footprint(splats),
-        "of .s2d: render": lambda: splat2d.render(splats, device="cpu", threads=1),
-        "of .s2d: floats to 8 bits": lambda: levels_of(picture),
+        "of .s2d: render to 8 bits": lambda: render_levels(splats, device="cpu", threads=1),
     }
     taken: dict[str, list[float]] = {name: [] for name in tasks}
     for _ in range(1 + rounds):

@@ -31,6 +31,7 @@ import splat2d
 from splat2d.codec import decode
 from splat2d.compression import compress
 from splat2d.images import levels_of
+from splat2d.rendering import render_levels
 
 CODECS = {"jpeg420": "JPEG", "webp": "WebP", "jp2k_mct": "JPEG 2000", "avif420": "AVIF"}  # names of kodak_rd.csv
 DECODES = 5  # timed, after one that is not
@@ -167,7 +168,7 @@ def judge(paths: tuple[Path, Path]) -> dict[str, float]:
     milliseconds = []
     for _ in range(1 + DECODES):
         start = time.perf_counter()
-        levels = levels_of(splat2d.render(decode(data), device="cpu", threads=1))
+        levels = render_levels(decode(data), device="cpu", threads=1)
         milliseconds.append(1e3 * (time.perf_counter() - start))
     reference = splat2d.load_image(picture)
     return {
