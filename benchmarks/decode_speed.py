@@ -3,7 +3,8 @@
     python benchmarks/decode_speed.py --pictures 5 15 19 23 --rates 0.3
 
 Prints Markdown: milliseconds from the bytes in memory to 8-bit pixels in an array, medians of --rounds, quartiles, and
-the least, which other programs disturb least; below it the parts of ours. The process keeps to one core where the system allows it.
+the least, which other programs disturb least; below it the parts of ours. The process keeps to one core where the
+system allows it.
 """
 
 from __future__ import annotations
