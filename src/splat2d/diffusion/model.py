@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -82,8 +83,9 @@ class SampleConfig:
 def noise_for(model: Model, indices: range, seed: int) -> Tensor:
     """Noise [n, N, F] of the samples of these indices; each depends on seed and index alone."""
     shape = (model.layout.count, model.layout.fields)
-    draws = [torch.randn(shape, generator=torch.Generator().manual_seed((seed << 32) + index)) for index in indices]
-    return torch.stack(draws).to(model.device)
+    # Of numpy, which takes both numbers as a seed; torch's generator for the CPU looks at 32 bits of one.
+    draws = [np.random.default_rng((seed, index)).standard_normal(shape, np.float32) for index in indices]
+    return torch.from_numpy(np.stack(draws)).to(model.device)
 
 
 @torch.no_grad()

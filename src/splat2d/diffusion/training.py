@@ -166,7 +166,8 @@ def _train(
     with torch.random.fork_rng(devices=[]):  # torch's own generator stays as it was
         torch.default_generator.manual_seed(config.seed)
         network = Denoiser(layout.fields, layout.positions(), classes, config.network).to(device)
-    averaged = Denoiser(layout.fields, layout.positions(), classes, config.network).to(device).requires_grad_(False)
+        averaged = Denoiser(layout.fields, layout.positions(), classes, config.network).to(device)
+    averaged.requires_grad_(False)
     averaged.load_state_dict(network.state_dict())
     model = Model(averaged, layout, mean.to(device), deviation.to(device), splats.pictures.names, config.prediction)
     identity = {"config": asdict(config), "data": splats.fingerprint()}
