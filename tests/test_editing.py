@@ -360,7 +360,7 @@ def test_a_coded_file_stays_one_of_its_kind(splats: Splats, tmp_path: Path, prof
 
 
 def test_the_report_and_every_kind_of_output(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    outputs = [file.with_name(f"out{suffix}") for suffix in (".s2d", ".npz", ".png", ".svg", ".ply")]
+    outputs = [file.with_name(f"out{suffix}") for suffix in (".s2d", ".npz", ".png", ".svg", ".ply", ".html")]
     arguments = [part for path in outputs for part in ("-o", str(path))]
     assert main(["edit", str(file), "--crop", "0", "0", "20", "10", *arguments, "--json"]) == 0
     report = json.loads(capsys.readouterr().out)
@@ -373,7 +373,7 @@ def test_the_report_and_every_kind_of_output(file: Path, capsys: pytest.CaptureF
     ("options", "message"),
     [
         ([], "nowhere to write"),
-        (["-o", "out.xyz"], "known: .npz .s2d .svg .ply"),
+        (["-o", "out.xyz"], "known: .npz .s2d"),
         (["-o", "out.npz", "--blend", "absent.npz"], "no such file"),
         (["-o", "out.npz", "--mask", "small.png"], "the mask has 4x3 pixels"),
         (["-o", "out.npz", "--crop", "0", "0", "2.5", "2"], "whole numbers"),

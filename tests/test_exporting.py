@@ -73,17 +73,23 @@ def vertices(data: bytes) -> dict[str, np.ndarray]:
     return dict(zip(names, table.T, strict=True))
 
 
-def draw_ply(data: bytes, width: int, height: int) -> np.ndarray:
-    """From the front, far away, as Kerbl et al. 2023 blend: the nearest last, no alpha above 0.99."""
+def draw_ply(data: bytes, width: int, height: int, nearest_last: str) -> np.ndarray:
+    """From 4 units before the canvas, y down and so x to the left, as Kerbl et al. 2023 blend: the nearest last.
+
+    nearest_last: by the distance along the view, or from the eye, as viewers do the one or the other.
+    """
     v = vertices(data)
-    points = (centres(width, height) - (width / 2, height / 2)) * (4 / max(width, height))
+    points = (centres(width, height) - (width / 2, height / 2)) * (-4 / max(width, height), 4 / max(width, height))
     picture = np.zeros((height, width, 3))
-    for i in np.argsort(-v["z"], kind="stable"):
+    away = 4 - v["z"]
+    distance = {"depth": away, "eye": np.sqrt(v["x"] ** 2 + v["y"] ** 2 + away**2)}[nearest_last]
+    for i in np.argsort(-distance, kind="stable"):
         assert v["rot_1"][i] == v["rot_2"][i] == 0
         angle = 2 * math.atan2(v["rot_3"][i], v["rot_0"][i])
         turn = np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
-        scale = np.exp([v["scale_0"][i], v["scale_1"][i]])
-        z = (points - (v["x"][i], v["y"][i])) @ turn / scale
+        seen = 4 / away[i]  # an ellipse that faces the eye keeps its shape in perspective
+        scale = np.exp([v["scale_0"][i], v["scale_1"][i]]) * seen
+        z = (points - np.array([v["x"][i], v["y"][i]]) * seen) @ turn / scale
         alpha = np.exp(-(z**2).sum(-1) / 2) / (1 + math.exp(-v["opacity"][i]))
         alpha = np.where(alpha < 1 / 255, 0, alpha.clip(0, 0.99))
         color = np.array([v[f"f_dc_{c}"][i] for c in range(3)]) * exporting.SH0 + 0.5
@@ -124,20 +130,22 @@ def test_chromium_draws_the_svg_as_we_read_it(fitted: Splats, tmp_path: Path) ->
     assert psnr(shown, render(fitted)) > 29
 
 
-def test_ply_comes_near_to_the_picture_from_the_front(fitted: Splats) -> None:
+@pytest.mark.parametrize(("nearest_last", "decibels"), [("depth", 29), ("eye", 28)])
+def test_ply_comes_near_to_the_picture_from_the_front(fitted: Splats, nearest_last: str, decibels: float) -> None:
     data = exporting.ply(fitted)
     v = vertices(data)
     assert list(v) == [*exporting.PROPERTIES]
-    assert abs(v["x"]).max() < 4 and abs(v["y"]).max() < 4 and np.ptp(v["z"]) == pytest.approx(exporting.THICK)
+    assert abs(v["x"]).max() < 4 and abs(v["y"]).max() < 4 and v["z"].max() < 0
     np.testing.assert_allclose(v["rot_0"] ** 2 + v["rot_3"] ** 2, 1, atol=1e-6)
     inside = np.s_[4:-4, 4:-4]  # the ground fades towards the border
-    assert psnr(draw_ply(data, 96, 80)[inside], render(fitted)[inside]) > 29
+    assert psnr(draw_ply(data, 96, 80, nearest_last)[inside], render(fitted)[inside]) > decibels
 
 
 def test_a_single_splat_is_nearly_itself() -> None:
     one = Splats([[20, 14]], [[2, 3, 1.2]], [[0.4, -0.3, 0.1]], 40, 30, [0.5, 0.5, 0.5])
     np.testing.assert_allclose(draw_svg(exporting.svg(one)), render(one), atol=0.02)
-    np.testing.assert_allclose(draw_ply(exporting.ply(one), 40, 30)[4:-4, 4:-4], render(one)[4:-4, 4:-4], atol=0.04)
+    seen = draw_ply(exporting.ply(one), 40, 30, "eye")
+    np.testing.assert_allclose(seen[4:-4, 4:-4], render(one)[4:-4, 4:-4], atol=0.04)
 
 
 def test_grey_and_what_lies_on_white() -> None:

@@ -609,7 +609,7 @@ def _decode(command: Decode) -> int:
 def _edit(command: Edit) -> int:
     from splat2d import codec, storage
     from splat2d.codec.container import VECTOR
-    from splat2d.files import CODED, check_outputs, holds_splats, is_coded, write
+    from splat2d.files import CODED, check_outputs, holds_splats, is_coded, is_page, write
     from splat2d.rendering import render
 
     if not command.outputs:
@@ -627,7 +627,7 @@ def _edit(command: Edit) -> int:
         splats = storage.load(command.file)
     splats = _edited(splats, command)
     data = None
-    if any(map(is_coded, command.outputs)):
+    if any(is_coded(path) or is_page(path) for path in command.outputs):
         data = codec.encode(splats, quality=quality, metadata=metadata, profile=cast(Profile, profile))
     picture = render(splats, device=command.device, threads=command.threads)
     sizes = {path: write(path, splats, picture, data) for path in command.outputs}
@@ -638,7 +638,7 @@ def _edit(command: Edit) -> int:
         "height": splats.height,
         "channels": splats.channels,
         "outputs": [{"path": str(path), "bytes": size} for path, size in sizes.items()],
-        "next": shlex.join(["splat2d", "info", str(file or command.outputs[0])]),
+        "next": shlex.join(["splat2d", "info", str(file or command.file)]),
     }
     if command.json:
         print_json(report)

@@ -34,7 +34,9 @@ OPAQUE = 0.99  # of a layer; 3D viewers allow no more
 FAINTEST = 1 / 255  # a layer below changes no picture of 8 bits
 GROUND = 24  # Gaussians along the longer side of the ground of a PLY scene
 SIDE = 4.0  # of a PLY scene, in its units
-THICK = 0.01  # distance between its first layer and its last
+DISTANCE = 4.0  # of the eye that the scene is made for
+DEEPEST = 1.0  # a layer lies as deep as it is large, up to this
+BEHIND = 1.3  # the depth of the ground
 FLAT = 1e-4  # standard deviation of its Gaussians in depth
 SH0 = 0.28209479177387814  # the constant spherical harmonic, 1 / sqrt(4 pi)
 
@@ -85,9 +87,11 @@ def svg(splats: Splats) -> str:
 def ply(splats: Splats) -> bytes:
     """A scene for viewers of 3D Gaussian splats, with the property names of Kerbl et al. 2023 (degree 0), binary.
 
-    The canvas stands upright at the origin, its longer side 4 units long: x to the right, y down, z away from the
-    viewer. The layers lie 0.01 units deep, largest at the back, over a ground of large Gaussians. To be seen from the
-    front. Approximate as svg() is. Raises InputError.
+    The canvas stands at the origin, its longer side 4 units long, y downwards as usual in these files, its front
+    towards +z, from where SuperSplat looks first. Viewers sort by distance, of which they have several ideas. So a
+    layer lies as far behind the canvas as it is large, over a ground of wide Gaussians, and is enlarged to look right
+    from 4 units away. To be seen about from the front; no border cuts off what reaches beyond it. Approximate as svg()
+    is. Raises InputError.
     """
     splats = _three_channels(splats, ".ply")
     ground = _ground(splats)
@@ -97,12 +101,17 @@ def ply(splats: Splats) -> bytes:
         part = picture[window]
         part += np.float32(OPAQUE) * weight[..., None] * (ground.colors[index] - part)
     layers = _layers(splats, picture, np.exp)
-    both = [
-        (ground, np.arange(len(ground)), np.full(len(ground), OPAQUE), ground.colors),
-        (splats, layers.order, layers.opacity, layers.colors),
-    ]
-    rows = np.concatenate([_rows(*part, max(splats.width, splats.height)) for part in both])
-    rows[:, 2] = np.linspace(THICK, 0, len(rows))
+    unit = SIDE / max(splats.width, splats.height)
+    shapes = splats.log_cholesky[layers.order].astype(np.float64)
+    depth = (unit * np.exp((shapes[:, 0] + shapes[:, 2]) / 2)).clip(max=DEEPEST)
+    behind = np.full(len(ground), BEHIND)
+    everything = np.arange(len(ground))
+    rows = np.concatenate(
+        [
+            _rows(ground, everything, np.full(len(ground), OPAQUE), ground.colors, behind),
+            _rows(splats, layers.order, layers.opacity, layers.colors, depth),
+        ]
+    )
     header = ["ply", "format binary_little_endian 1.0", "comment 2D Gaussian splats, approximated by layers"]
     header += [f"element vertex {len(rows)}", *(f"property float {name}" for name in PROPERTIES), "end_header", ""]
     return "\n".join(header).encode() + rows.astype("<f4").tobytes()
@@ -221,20 +230,25 @@ def _ground(splats: Splats) -> Splats:
 
 
 def _rows(
-    splats: Splats, order: NDArray[np.int64], opacity: NDArray[np.float64], colors: Floats, side: int
+    splats: Splats,
+    order: NDArray[np.int64],
+    opacity: NDArray[np.float64],
+    colors: Floats,
+    depth: NDArray[np.float64],
 ) -> NDArray[np.float64]:
-    """PROPERTIES of these layers, with z = 0: [n, 17]. side: of the canvas, the longer one."""
-    unit = SIDE / side
+    """PROPERTIES of these layers at depths [n] behind the canvas: [n, 17]."""
+    unit = SIDE / max(splats.width, splats.height) * (1 + depth / DISTANCE)  # of a pixel, seen from DISTANCE
     a, b, c = splats.log_cholesky[order].astype(np.float64).T
     xx, xy, yy = np.exp(2 * a), b * np.exp(a), b**2 + np.exp(2 * c)
     long_axis = np.sqrt((xx + yy) / 2 + np.hypot((xx - yy) / 2, xy))
-    angle = np.arctan2(2 * xy, xx - yy) / 2
+    angle = -np.arctan2(2 * xy, xx - yy) / 2  # x runs to the left
     rows = np.zeros((len(order), len(PROPERTIES)))
-    rows[:, :2] = (splats.means[order] - np.array([splats.width, splats.height]) / 2) * unit
+    x, y = (splats.means[order] - np.array([splats.width, splats.height]) / 2).T
+    rows[:, 0], rows[:, 1], rows[:, 2] = -x * unit, y * unit, -depth
     rows[:, 6:9] = (colors - 0.5) / SH0
     rows[:, 9] = np.log(opacity / (1 - opacity))
     rows[:, 10] = np.log(long_axis * unit)
-    rows[:, 11] = a + c - np.log(long_axis) + math.log(unit)  # the product of the axes is sqrt(det Sigma)
+    rows[:, 11] = a + c - np.log(long_axis) + np.log(unit)  # the product of the axes is sqrt(det Sigma)
     rows[:, 12] = math.log(FLAT * SIDE)
     rows[:, 13], rows[:, 16] = np.cos(angle / 2), np.sin(angle / 2)  # a turn about z; w, x, y, z
     return rows
