@@ -6,6 +6,7 @@ import { View } from "./view.js";
 const $ = (id) => document.getElementById(id);
 const numbers = new Intl.NumberFormat("en");
 const QUICK = 25; // milliseconds of a frame that feel immediate
+const MOST_COMPARED = 2 ** 24; // pixels whose PSNR is measured
 const REST = 160; // milliseconds after the last touch before the picture becomes sharp again
 
 /** Where the picture comes from: {name, file, original, live, path}, the addresses of what to fetch. */
@@ -28,6 +29,8 @@ class App {
     this.options = { view: "splats", ellipses: false, centers: false };
     this.share = 1; // of the count slider
     this.wipe = 0.5; // of the width
+    this.originalPixels = null;
+    this.compared = null; // {splats, count, decibels}
     this.crop = null; // {x, y, width, height} in CSS pixels
     this.file = { name: "", size: 0, header: null, count: 0, milliseconds: 0 };
     this.loading = 0; // number of the latest load; older ones are stopped
@@ -35,7 +38,7 @@ class App {
     this.stage = [0, 0, 0];
     this.isQueued = false;
     this.fence = null;
-    this.cost = 0; // milliseconds of a frame in full resolution, nearly
+    this.coarser = 1; // by how much during a gesture, so that frames are quick
     this.touched = 0; // time of the last gesture
     this.frames = 0;
     this.firstPicture = null; // milliseconds until the first picture, and splats in it
@@ -44,6 +47,7 @@ class App {
   start() {
     listen(this);
     this.readColors();
+    this.setWipe(this.wipe);
     try {
       this.renderer = new Renderer($("canvas"), this.source.path);
     } catch (error) {
@@ -173,6 +177,7 @@ class App {
         throw error instanceof ViewerError ? error : new ViewerError("The original is no picture that this browser reads.");
       });
       this.renderer.setImage(image);
+      this.originalPixels = pixelsOf(image);
       $("views").hidden = false;
       this.resize();
     } catch (error) {
@@ -184,6 +189,7 @@ class App {
   forgetOriginal() {
     this.setView("splats");
     $("views").hidden = true;
+    this.originalPixels = null;
     if (this.renderer) this.renderer.hasOriginal = false;
   }
 
@@ -199,6 +205,9 @@ class App {
     if (!splats) return;
     const { name, size, header, milliseconds } = this.file;
     const facts = [`${splats.width} × ${splats.height}`, `${numbers.format(splats.count)} splats`];
+    const { compared } = this;
+    if (compared?.splats === splats && compared.count === this.splatCount)
+      facts.push(`PSNR ${Number.isFinite(compared.decibels) ? compared.decibels.toFixed(2) : "∞"} dB`);
     if (size) {
       facts.push(size < 10000 ? `${numbers.format(size)} bytes` : `${(size / 1000).toFixed(size < 1e5 ? 1 : 0)} kB`);
       facts.push(`${((8 * size) / (splats.width * splats.height)).toPrecision(2)} bpp`);
@@ -212,6 +221,21 @@ class App {
     const shown = numbers.format(this.splatCount);
     $("count-value").textContent = shown;
     $("count").setAttribute("aria-valuetext", `${shown} of ${numbers.format(splats.count)} splats`);
+  }
+
+  /** Measures the splats shown against the original, both in 8 bits, unless that is known. */
+  compare() {
+    const { renderer, originalPixels: original, splatCount: count, source } = this;
+    const { splats } = renderer;
+    const { width, height } = splats;
+    if (!original || source.live || splats.channels === 4 || width * height > MOST_COMPARED) return;
+    if (width !== original.width || height !== original.height || Math.max(width, height) > renderer.mostSide) return;
+    if (this.compared?.splats === splats && this.compared.count === count) return;
+    const pixels = renderer.pixels({ x: 0, y: 0, scale: 1 }, width, height, count);
+    let squares = 0;
+    for (let i = 0; i < pixels.length; i++) if (i % 4 < 3) squares += (pixels[i] - original.data[i]) ** 2;
+    this.compared = { splats, count, decibels: 10 * Math.log10((255 ** 2 * 3 * width * height) / squares) };
+    this.describe();
   }
 
   readColors() {
@@ -286,8 +310,8 @@ class App {
     if (!renderer?.splats || renderer.gl.isContextLost()) return;
     const canvas = $("canvas");
     const isMoving = performance.now() - this.touched < REST;
-    const coarser = isMoving && this.cost > 2 * QUICK ? Math.min(8, Math.sqrt(this.cost / QUICK)) : 1;
-    const ratio = Math.min(devicePixelRatio, renderer.mostSide / Math.max(canvas.clientWidth, canvas.clientHeight)) / coarser;
+    const most = renderer.mostSide / Math.max(canvas.clientWidth, canvas.clientHeight);
+    const ratio = Math.min(devicePixelRatio, most) / (isMoving ? this.coarser : 1);
     const width = Math.max(1, Math.round(canvas.clientWidth * ratio));
     const height = Math.max(1, Math.round(canvas.clientHeight * ratio));
     if (canvas.width !== width || canvas.height !== height) Object.assign(canvas, { width, height });
@@ -306,7 +330,7 @@ class App {
     this.frames++;
     if (this.crop) this.setCrop(this.crop); // what it shows depends on the zoom
     $("zoom").textContent = `${percent(view.zoom * devicePixelRatio)} %`;
-    this.await(coarser);
+    this.await(isMoving);
     if (isMoving) {
       clearTimeout(this.restTimer);
       this.restTimer = setTimeout(() => this.invalidate(), REST);
@@ -323,7 +347,7 @@ class App {
   }
 
   /** Measures the frame, and lets no other begin before it is done. */
-  await(coarser) {
+  await(isMoving) {
     const { gl } = this.renderer;
     const started = performance.now();
     this.fence = gl.fenceSync(gl.SYNC_GPU_COMMANDS_COMPLETE, 0);
@@ -333,9 +357,17 @@ class App {
       if (!done && this.fence) return setTimeout(look, 4);
       gl.deleteSync(this.fence);
       this.fence = null;
-      this.cost = (performance.now() - started) * coarser ** 2;
+      this.adapt(performance.now() - started, isMoving);
+      if (performance.now() - this.touched > REST) this.compare();
     };
     setTimeout(look, 4);
+  }
+
+  /** Frames of a gesture become coarser where one has taken too long, in steps of two, and finer again. */
+  adapt(milliseconds, isMoving) {
+    if (!isMoving) this.coarser = milliseconds > 2 * QUICK ? Math.min(8, 2 ** Math.ceil(Math.log2(milliseconds / QUICK) / 2)) : 1;
+    else if (milliseconds > 2 * QUICK) this.coarser = Math.min(8, 2 * this.coarser);
+    else if (milliseconds < QUICK / 2) this.coarser = Math.max(1, this.coarser / 2);
   }
 
   // Crops
@@ -363,6 +395,8 @@ class App {
       ["height", crop.height],
     ])
       $("crop").style[name] = `${value}px`;
+    // The buttons lie below the crop, or in it where there is no room.
+    $("crop").classList.toggle("low", crop.y + crop.height > this.view.window.height - this.view.window.bottom - 64);
     const { width, height } = this.cropFrame();
     $("crop-size").textContent = `${width} × ${height} pixels`;
   }
@@ -405,6 +439,13 @@ class App {
       this.say(error.message);
     }
   }
+}
+
+/** RGBA of an image, 8 bits. */
+function pixelsOf(image) {
+  const context = new OffscreenCanvas(image.width, image.height).getContext("2d");
+  context.drawImage(image, 0, 0);
+  return context.getImageData(0, 0, image.width, image.height);
 }
 
 const percent = (zoom) => (zoom < 0.0995 ? (100 * zoom).toFixed(1) : Math.round(100 * zoom));

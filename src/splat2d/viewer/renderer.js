@@ -1,7 +1,8 @@
 // Draws splats with WebGL 2: docs/conventions.md, sections "Splat" and "Rendering at another size".
 //
-// All splats are one instanced draw call: every one adds its weight times its colour, over its own ellipse, to a float
-// target; a second pass turns the sums into pixels. The exponent comes from gl_FragCoord minus the centre, for
+// All splats are one draw call: every one adds its weight times its colour, over its own ellipse, to a float target; a
+// second pass turns the sums into pixels. They come from a texture and not as instances, which cost ten times as much
+// where a CPU draws. The exponent comes from gl_FragCoord minus the centre, for
 // interpolated coordinates snap to parts of a pixel. Where a device cannot blend floats, the splats are sorted into
 // tiles here, and one full-screen pass sums the list of each tile.
 
@@ -11,16 +12,16 @@ export class ViewerError extends Error {}
 const CUTOFF = 5.54;
 const REACH = Math.sqrt(2 * CUTOFF);
 const TILE = 16; // pixels
-const ROW = 2048; // texels in a row of a list; every device has that many
-const FLOATS = 9; // of a splat on the device: x, y, e^a, b, e^c, colour
+const ROW = 2046; // texels in a row of a list; every device has 2048
+const PER_ROW = ROW / 3; // splats
+const FLOATS = 12; // of a splat on the device: x, y, e^a, b, e^c and three zeros, colour
 
 export const VIEWS = { splats: 0, original: 1, wipe: 2, error: 3 };
 
 const PROJECT = `#version 300 es
 precision highp float;
-layout(location = 0) in vec4 shape;  // x, y, e^a, b
-layout(location = 1) in float sigma; // e^c
-layout(location = 2) in vec4 color;
+precision highp sampler2D;
+uniform sampler2D splats; // three texels each: x, y, e^a, b; e^c; colour
 uniform vec4 origin;  // of the view on the canvas: x, y and what float32 lost of them
 uniform float scale;
 uniform vec2 size;    // of the output, pixels
@@ -30,6 +31,11 @@ flat out vec4 tint;
 float l1, l2, k;
 
 void project() {
+  int id = gl_VertexID / 6;
+  ivec2 at = ivec2(3 * (id % ${PER_ROW}), id / ${PER_ROW});
+  vec4 shape = texelFetch(splats, at, 0);
+  float sigma = texelFetch(splats, at + ivec2(1, 0), 0).x;
+  vec4 color = texelFetch(splats, at + ivec2(2, 0), 0);
   center = ((shape.xy - origin.xy) - origin.zw) * scale;
   float a = shape.z * scale, b = shape.w * scale, c = sigma * scale;
   float s = min(scale, 1.0), v = (1.0 - s * s) / 12.0; // variance of the larger pixel
@@ -46,8 +52,10 @@ void project() {
 vec2 corner(float reach, float margin) {
   float x = reach * l1 + margin;
   float low = max(-x, -center.x - 1.0), high = min(x, size.x - center.x + 1.0);
-  float dx = (gl_VertexID & 1) == 0 ? low : max(low, high);
-  float dy = k * dx + ((gl_VertexID & 2) == 0 ? -1.0 : 1.0) * (reach * l2 + margin * sqrt(1.0 + k * k));
+  int corner = gl_VertexID % 6; // of two triangles: 0 1 2, 2 1 3
+  corner = corner == 3 ? 2 : corner == 4 ? 1 : corner == 5 ? 3 : corner;
+  float dx = (corner & 1) == 0 ? low : max(low, high);
+  float dy = k * dx + ((corner & 2) == 0 ? -1.0 : 1.0) * (reach * l2 + margin * sqrt(1.0 + k * k));
   return (center + vec2(dx, dy)) / size * 2.0 - 1.0;
 }
 `;
@@ -170,7 +178,7 @@ void main() {
     other = vec4(other.rgb * other.a, other.a);
     vec3 difference = abs(sum.rgb - other.rgb);
     if (view == ${VIEWS.original} || (view == ${VIEWS.wipe} && p.x >= wipe)) color = over_checks(other, p);
-    if (view == ${VIEWS.error}) color = heat(min(1.0, 8.0 * max(difference.r, max(difference.g, difference.b))));
+    if (view == ${VIEWS.error}) color = heat(min(1.0, 4.0 * max(difference.r, max(difference.g, difference.b))));
   }
   pixel = rounded(vec4(color, 1.0));
 }`;
@@ -190,32 +198,15 @@ export class Renderer {
     this.mostTexels = gl.getParameter(gl.MAX_TEXTURE_SIZE);
     const [mostWidth, mostHeight] = gl.getParameter(gl.MAX_VIEWPORT_DIMS);
     this.mostSide = Math.min(this.mostTexels, mostWidth, mostHeight); // of an output, pixels
-    this.vertices = gl.createVertexArray();
-    this.buffer = gl.createBuffer();
-    this.empty = gl.createVertexArray();
+    this.splatTexture = gl.createTexture();
     this.targets = new Map();
     this.programs = new Map();
     this.splats = null;
     this.hasOriginal = false;
     this.original = gl.createTexture();
-    this.layOut();
     if (this.path === "tiles") this.tileTextures = ["tiles", "lists", "splats"].map(() => gl.createTexture());
     this.setImage(new ImageData(1, 1));
     this.hasOriginal = false;
-  }
-
-  layOut() {
-    const { gl } = this;
-    gl.bindVertexArray(this.vertices);
-    gl.bindBuffer(gl.ARRAY_BUFFER, this.buffer);
-    const attributes = [4, 1, 4];
-    let offset = 0;
-    attributes.forEach((size, location) => {
-      gl.enableVertexAttribArray(location);
-      gl.vertexAttribPointer(location, size, gl.FLOAT, false, 4 * FLOATS, offset);
-      gl.vertexAttribDivisor(location, 1);
-      offset += 4 * size;
-    });
   }
 
   /** splats: {width, height, channels, background, rows}; rows float32 [N * (5 + C)]: x, y, a, b, c, colour. */
@@ -232,10 +223,9 @@ export class Renderer {
       data[to + 2] = Math.exp(Math.min(Math.max(rows[from + 2], -20), 20));
       data[to + 3] = Math.min(Math.max(rows[from + 3], -1e9), 1e9);
       data[to + 4] = Math.exp(Math.min(Math.max(rows[from + 4], -20), 20));
-      for (let j = 0; j < shown; j++) data[to + 5 + j] = rows[from + 5 + j];
+      for (let j = 0; j < shown; j++) data[to + 8 + j] = rows[from + 5 + j];
     }
-    gl.bindBuffer(gl.ARRAY_BUFFER, this.buffer);
-    gl.bufferData(gl.ARRAY_BUFFER, data, gl.STATIC_DRAW);
+    this.uploadRows(this.splatTexture, gl.RGBA32F, gl.RGBA, gl.FLOAT, data, 4);
     if (gl.getError() === gl.OUT_OF_MEMORY)
       throw new ViewerError(`This picture has ${count} splats, which is more than the memory of this device's GPU takes.`);
     const background = [0, 0, 0, 0].map((zero, j) => (j < shown ? splats.background[j] : zero));
@@ -320,7 +310,6 @@ export class Renderer {
     gl.uniform1f(program.at("wipe"), wipe);
     gl.uniform1f(program.at("ratio"), ratio);
     gl.uniform3fv(program.at("stage"), stage);
-    gl.bindVertexArray(this.empty);
     gl.drawArrays(gl.TRIANGLES, 0, 3);
   }
 
@@ -341,8 +330,7 @@ export class Renderer {
 
   drawSplats(count) {
     const { gl } = this;
-    gl.bindVertexArray(this.vertices);
-    gl.drawArraysInstanced(gl.TRIANGLE_STRIP, 0, 4, Math.min(count ?? Infinity, this.splats.count));
+    gl.drawArrays(gl.TRIANGLES, 0, 6 * Math.min(count ?? Infinity, this.splats.count));
   }
 
   // Tiles
@@ -378,7 +366,7 @@ export class Renderer {
       for (let j = top; j <= bottom; j++) for (let i = left; i <= right; i++) starts[j * across + i + 1]++;
       boxes.push(left, right, top, bottom);
       const factor = (a * c) / (l1 * l2);
-      const color = [5, 6, 7, 8].map((j) => factor * data[at + j]);
+      const color = [8, 9, 10, 11].map((j) => factor * data[at + j]);
       shapes.push(x, y, 1 / l1, k, 1 / l2, 0, 0, 0, ...color);
     }
     for (let i = 1; i < starts.length; i++) starts[i] += starts[i - 1];
@@ -400,7 +388,7 @@ export class Renderer {
   uploadRows(texture, internal, format, type, values, perTexel) {
     const rows = Math.max(1, Math.ceil(values.length / perTexel / ROW));
     if (rows > this.mostTexels)
-      throw new ViewerError("This picture has more splats than this device's GPU takes; zoom in or lower their number.");
+      throw new ViewerError("This picture has more splats than the textures of this device's GPU take.");
     const padded = new values.constructor(rows * ROW * perTexel);
     padded.set(values);
     this.upload(texture, internal, format, type, padded, ROW, rows);
@@ -425,6 +413,7 @@ export class Renderer {
     gl.uniform4f(program.at("origin"), x, y, frame.x - x, frame.y - y);
     gl.uniform1f(program.at("scale"), frame.scale);
     gl.uniform2f(program.at("size"), size[0], size[1]);
+    gl.bindTexture(gl.TEXTURE_2D, this.splatTexture);
     return program;
   }
 
