@@ -17,11 +17,12 @@ from safetensors.torch import load_file, save_file
 
 from splat2d import InputError, load_image
 from splat2d.diffusion import model as model_module
+from splat2d.diffusion.classifier import ClassifierConfig, train_classifier
 from splat2d.diffusion.layouts import PatchLayout
 from splat2d.diffusion.model import Model, SampleConfig, check_same, generate, load_model, save_model
 from splat2d.diffusion.network import Denoiser, NetworkConfig
 from splat2d.diffusion.pictures import Pictures
-from splat2d.diffusion.splatset import BuildConfig, build, save_splats
+from splat2d.diffusion.splatset import BuildConfig, build, rendered, save_splats
 from splat2d.diffusion.training import TrainConfig, steps_done, train
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -168,6 +169,23 @@ def test_pictures_without_labels(digit_pictures, tmp_path):
     made = load_model(tmp_path / "model.safetensors")
     assert made.names == () and made.network.classes == 1
     assert generate(made, torch.zeros(2, dtype=torch.long), SampleConfig(steps=1)).shape == (2, 4, 6)
+
+
+def test_samples_look_like_their_class(digit_pictures, digit_splats, tmp_path):
+    config = replace(TINY, steps=800, batch=64, rate=5e-3, average=0.98)
+    events = [*train(digit_splats, config, tmp_path)]
+    assert events[-1].loss < 0.75 * events[0].loss
+    made = load_model(tmp_path / "model.safetensors")
+    judge = train_classifier(
+        digit_pictures.images[:1200], digit_pictures.labels[:1200], replace(ClassifierConfig.compact(), steps=100)
+    )
+    labels = torch.arange(200) % 10
+    accuracies = []
+    for guidance in (1.0, 2.0):
+        tokens = generate(made, labels, SampleConfig(steps=10, guidance=guidance))
+        assert tokens.isfinite().all()
+        accuracies.append(judge.accuracy(rendered(made.layout, tokens), labels.numpy()))
+    assert 0.4 < accuracies[0] < accuracies[1] and accuracies[1] > 0.7, accuracies
 
 
 @pytest.mark.parametrize(

@@ -82,6 +82,8 @@ def build(
     for name, value in (("splats", config.splats), ("steps", config.steps)):
         if value < 1:
             raise InputError(f"{name}: must be at least 1, got {value}")
+    if not 0 < config.rate < math.inf or not 0 <= config.anchor < math.inf:
+        raise InputError(f"rate: must be above 0, and anchor at least 0, got {config.rate} and {config.anchor}")
     rows, columns = grid_for(config.splats, height, width)
     # The middle colour; of pictures on a plain ground that of the ground, where splats then have nothing to do.
     middle = np.median(pictures.images[:: max(1, len(pictures) // 5000)], axis=(0, 1, 2)) / 255

@@ -95,6 +95,9 @@ def train(
     and, every sample_every steps, a grid of samples.
     """
     _check(config, splats)
+    for name, value, least in (("report", report_every, 1), ("save", save_every, 1), ("sample", sample_every, 0)):
+        if value < least:
+            raise InputError(f"{name}_every: must be at least {least}, got {value}")
     with _workers(torch.device(device)) as workers:
         yield from _train(splats, config, folder, workers, report_every, save_every, sample_every)
 
