@@ -1,5 +1,5 @@
 # make demo: sets up and runs the main job.   make test: sets up and passes the tests.
-# make test EXTRAS=test,torch: with those of splat2d.torch, which are skipped where torch is not. docs: the site likewise.
+# make test EXTRAS=test,diffusion: with those that need torch, skipped where it is not. docs: the site likewise.
 # make docs: the site, to build/site.
 # Needs Python 3.11 or newer with venv, a C++ compiler (GCC 11, Clang 14) and make; everything else goes into .venv.
 PYTHON ?= python3

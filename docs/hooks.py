@@ -7,6 +7,7 @@ import textwrap
 from contextlib import redirect_stdout, suppress
 from unittest.mock import patch
 
+from splat2d import diffusion_cli
 from splat2d.cli import COMMANDS, main
 
 WIDTH = 96  # characters of a line of help
@@ -16,14 +17,20 @@ OUTSIDE = re.compile(r"\[([^\]]+)\]\(\.\./[^)]*\)")  # a link to a file of the r
 
 def on_page_markdown(markdown: str, **_: object) -> str:
     if COMMANDS_HERE in markdown:
-        helps = [f"## {name}\n\n```text\n{help_of(name)}\n```\n" for name in COMMANDS]
+        helps = [f"## {name}\n\n```text\n{help_of(name)}\n```\n" for name in all_commands()]
         markdown = markdown.replace(COMMANDS_HERE, "\n".join(helps))
     return OUTSIDE.sub(r"`\1`", markdown)
+
+
+def all_commands() -> list[str]:
+    """Their names; those of a group follow it."""
+    groups = {"diffusion": diffusion_cli.COMMANDS}
+    return [name for each in COMMANDS for name in (each, *(f"{each} {inner}" for inner in groups.get(each, ())))]
 
 
 def help_of(command: str) -> str:
     """What `splat2d COMMAND --help` prints."""
     text = io.StringIO()
     with patch.dict(os.environ, COLUMNS=str(WIDTH), NO_COLOR="1"), redirect_stdout(text), suppress(SystemExit):
-        main([command, "--help"])
+        main([*command.split(), "--help"])
     return "\n".join(textwrap.fill(line, WIDTH) if len(line) > WIDTH else line for line in text.getvalue().splitlines())

@@ -14,8 +14,8 @@ import pytest
 import splat2d
 from splat2d import diffusion_cli
 from splat2d.cli import main
+from splat2d.diffusion_cli import COMMANDS
 
-COMMANDS = ("build", "train", "sample", "evaluate")
 TRAIN = "--width 32 --depth 1 --heads 2 --steps 20 --batch 16 --report-every 10 --save-every 10 --device cpu"
 
 

@@ -32,6 +32,7 @@ def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     shown = (tmp_path / "cli" / "index.html").read_text(encoding="utf-8")
     assert all(f'id="{name}"' in shown for name in COMMANDS) and "--keep-canvas" in shown
+    assert 'id="diffusion-train"' in shown and "--sample-every" in shown
     assert "cross_fade" in (tmp_path / "python" / "index.html").read_text(encoding="utf-8")
 
 

@@ -192,6 +192,19 @@ def test_fitting_needs_neither_pillow_nor_the_command_line():
     assert not loaded & {"torch", "PIL", "tyro", "rich", "OpenImageIO", "matplotlib", "anywidget", "splat2d.cli"}
 
 
+def test_the_command_line_loads_nothing_but_tyro():
+    loaded = loaded_by("import splat2d.cli")
+    assert "tyro" in loaded
+    assert not loaded & {"numpy", "torch", "PIL", "rich", "splat2d._cpu", "splat2d.diffusion"}
+
+
+def test_the_generative_models_load_torch_on_first_use():
+    pytest.importorskip("torch", reason="torch is not installed")
+    pytest.importorskip("safetensors", reason="safetensors is not installed")
+    assert not loaded_by("import splat2d.diffusion") & {"numpy", "torch", "safetensors", "splat2d._cpu"}
+    assert {"torch", "safetensors"} <= loaded_by("import splat2d.diffusion; splat2d.diffusion.load_model")
+
+
 def test_every_public_name_exists():
     assert set(splat2d.__all__) == set(splat2d._HOME)
     for name in splat2d.__all__:

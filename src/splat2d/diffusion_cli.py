@@ -216,7 +216,8 @@ def run(group: Diffusion) -> int:
         import splat2d.diffusion  # noqa: F401  # says which extra is missing
     except ImportError as error:
         raise InputError(str(error)) from error
-    return COMMANDS[type(group.command)](group.command)
+    command = next(command for kind, command in COMMANDS.values() if kind is type(group.command))
+    return command(group.command)
 
 
 def _build(command: Build) -> int:
@@ -449,4 +450,9 @@ def _counting(quiet: bool) -> Iterator[Show]:
         yield show
 
 
-COMMANDS: dict[type, Callable[[Any], int]] = {Build: _build, Train: _train, Sample: _sample, Evaluate: _evaluate}
+COMMANDS: dict[str, tuple[type, Callable[[Any], int]]] = {
+    "build": (Build, _build),
+    "train": (Train, _train),
+    "sample": (Sample, _sample),
+    "evaluate": (Evaluate, _evaluate),
+}
