@@ -34,7 +34,8 @@ class App {
     this.crop = null; // {x, y, width, height} in CSS pixels
     this.file = { name: "", size: 0, header: null, count: 0, milliseconds: 0 };
     this.loading = 0; // number of the latest load; older ones are stopped
-    this.worker = null;
+    this.worker = makeWorker(); // loads while WebGL starts
+    this.isFresh = true; // whether the worker has seen no file
     this.stage = [0, 0, 0];
     this.isQueued = false;
     this.fence = null;
@@ -67,7 +68,7 @@ class App {
   /** Says why nothing can be shown. */
   fail(error) {
     this.loading++;
-    this.worker?.terminate();
+    this.renewWorker();
     this.setState("error");
     $("progress").hidden = $("welcome").hidden = true;
     $("problem").hidden = false;
@@ -89,8 +90,8 @@ class App {
     const number = ++this.loading;
     if (!this.renderer) return;
     this.file = { name, size: 0, header: null, count: 0, milliseconds: 0 };
-    this.worker?.terminate();
-    this.worker = makeWorker();
+    if (!this.isFresh) this.renewWorker();
+    this.isFresh = false;
     const started = performance.now();
     this.worker.onmessage = ({ data }) => {
       if (number !== this.loading) return;
@@ -115,6 +116,12 @@ class App {
       return;
     }
     if (number === this.loading) this.worker.postMessage({ end: true });
+  }
+
+  renewWorker() {
+    this.worker.terminate();
+    this.worker = makeWorker();
+    this.isFresh = true;
   }
 
   showPacket({ header, splats, complete, milliseconds }, started) {
