@@ -38,10 +38,12 @@ def photo(tmp_path, monkeypatch):
 
 
 @pytest.mark.filterwarnings("default")  # the picture is small for 20,000 splats, and the command says so
-def test_every_command_runs(photo, capsys):
+def test_every_command_runs(photo, capsys, monkeypatch):
+    monkeypatch.setattr("webbrowser.open", lambda address: True)
+    monkeypatch.setattr("splat2d.cli._wait", lambda: None)  # for Ctrl-C
     lines = [line.partition(" #")[0] for block in blocks("") for line in block.splitlines()]
     commands = [shlex.split(line)[1:] for line in lines if line.startswith("splat2d ")]
-    shown = {"fit", "decode", "render", "edit", "info", "compare", "plot", "encode", "bench"}
+    shown = {"fit", "decode", "render", "edit", "info", "compare", "plot", "view", "encode", "bench"}
     assert {command[0] for command in commands} == shown
     for command in commands:
         shorter = [part for word, parts in SHORTER.items() if word in command for part in parts]
@@ -51,7 +53,7 @@ def test_every_command_runs(photo, capsys):
         ("photo.s2d", "photo.npz", "edited.s2d", "later.s2d"),
         ("fit", "photo", "large", "detail", "figure"),
     )
-    for path in (*splats, *(f"{name}.png" for name in pictures), "photo.svg"):
+    for path in (*splats, *(f"{name}.png" for name in pictures), "photo.svg", "photo.html"):
         assert (photo / path).stat().st_size > 0
 
 
