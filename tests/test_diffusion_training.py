@@ -172,7 +172,8 @@ def test_pictures_without_labels(digit_pictures, tmp_path):
 
 
 def test_samples_look_like_their_class(digit_pictures, digit_splats, tmp_path):
-    config = replace(TINY, steps=800, batch=64, rate=5e-3, average=0.98)
+    network = NetworkConfig(width=32, depth=1, heads=2)
+    config = replace(TINY, network=network, steps=700, batch=64, rate=8e-3, average=0.97)
     events = [*train(digit_splats, config, tmp_path)]
     assert events[-1].loss < 0.75 * events[0].loss
     made = load_model(tmp_path / "model.safetensors")
@@ -185,7 +186,7 @@ def test_samples_look_like_their_class(digit_pictures, digit_splats, tmp_path):
         tokens = generate(made, labels, SampleConfig(steps=10, guidance=guidance))
         assert tokens.isfinite().all()
         accuracies.append(judge.accuracy(rendered(made.layout, tokens), labels.numpy()))
-    assert 0.4 < accuracies[0] < accuracies[1] and accuracies[1] > 0.7, accuracies
+    assert 0.4 < accuracies[0] < accuracies[1] and accuracies[1] > 0.75, accuracies
 
 
 @pytest.mark.parametrize(
