@@ -5,8 +5,8 @@
 Each picture is scaled down to each of --sides pixels and compressed at each of --rates bits per pixel. The plain
 decoder of the tests tells what stood around every integer. Networks learn to foretell deviation and place of the
 integers (in PyTorch, by the code length of a Laplace distribution) and are rounded to 8 bits; then the logits of the
-tables are counted. Printed is what the integers of every fifth file, which nothing learns from, cost if the first guess
-for every decision were the last; a coder starts there and learns on the way.
+tables are counted. Printed is what the integers of every fifth picture, which nothing learns from, cost if the first
+guess for every decision were the last; a coder starts there and learns on the way.
 
 The tables of the project are not from this script but from an earlier one of the same method, which was not kept. They
 are part of the format: with others, files would be of another profile. Train on no picture that the codec is judged on.
@@ -42,6 +42,7 @@ COLORS = 3  # the first networks; the others are of a, c, beta
 SCALES, FINE, PLACES = 24, 8, 4
 SHAPE_CONTEXTS = FINE * PLACES + SCALES - FINE
 MOST_SHIFT = 8  # of a hidden unit
+EVERY = 5  # of so many pictures one is there to judge
 SIGNS = (24, 25, 26)  # nodes
 NAMES = ("NetworkWeights", "NetworkBiases", "NetworkShifts", "ColorLogits", "ShapeLogits", "FewLogits", "ManyLogits")
 Tables = dict[str, bytes]  # by these names, as they stand in the header
@@ -112,7 +113,7 @@ class Recorder(reference.PacketDecoder):
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("output", type=Path)
-    parser.add_argument("pictures", type=Path, nargs="+")
+    parser.add_argument("pictures", type=Path, nargs="+", help="two or more")
     parser.add_argument("--sides", type=int, nargs="+", default=[256, 512])
     parser.add_argument("--rates", type=float, nargs="+", default=[0.15, 0.4, 0.9], metavar="BPP")
     parser.add_argument("--preset", default="fast", choices=("fast", "balanced", "best"))
@@ -120,12 +121,15 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=6000)
     parser.add_argument("--workers", type=int, default=2)
     options = parser.parse_args()
+    if len(options.pictures) < 2:
+        parser.error("one picture to judge, and others to learn from")
     print(describe(None))
-    files = [data for path in options.pictures for data in compressed(path, options)]
+    files = [(number, data) for number, path in enumerate(options.pictures) for data in compressed(path, options)]
     with ProcessPoolExecutor(options.workers) as pool:
-        recordings = list(pool.map(record, files))
-    held_out = together(recordings[::5])
-    seen = together([found for i, found in enumerate(recordings) if i % 5]) if len(recordings) > 1 else held_out
+        recordings = list(pool.map(record, [data for _, data in files]))
+    judged = [number % EVERY == 0 for number, _ in files]
+    held_out = together([found for found, judge in zip(recordings, judged, strict=True) if judge])
+    seen = together([found for found, judge in zip(recordings, judged, strict=True) if not judge])
     print(f"{len(files)} files, {seen.splats} splats to learn from, {held_out.splats} to judge")
     tables = tables_of(train(seen, options.steps), seen)
     print("bits per splat at first sight    colour    shape    cells")
