@@ -6,6 +6,7 @@ variant goes to --output as it is done, a table to stdout at the end. --part 0/2
 
 import argparse
 import json
+import shutil
 import tempfile
 import time
 from dataclasses import asdict, dataclass, field, replace
@@ -19,7 +20,7 @@ from machine import commit
 from splat2d.diffusion.encoder import EncoderConfig, train_encoder
 from splat2d.diffusion.evaluation import train_judges
 from splat2d.diffusion.grids import save_sheet
-from splat2d.diffusion.layouts import GEOMETRY
+from splat2d.diffusion.layouts import GEOMETRY, SplatLayout
 from splat2d.diffusion.metrics import frechet_distance, neighbourhoods
 from splat2d.diffusion.model import SampleConfig, generate, load_model
 from splat2d.diffusion.network import NetworkConfig
@@ -42,8 +43,10 @@ VARIANTS = {
     "base": Variant(),
     "pixels, patch 4": Variant(train={"tokens": "pixels"}),
     "encoder, 100 splats": Variant(build={"splats": 100}, encoder={}),
-    "encoder, 100 splats, noise 0.15": Variant(build={"splats": 100}, encoder={"noise": 0.15}),
-    "encoder, 100 splats, polished": Variant(build={"splats": 100}, encoder={}, polish=20),
+    "encoder, 100 splats, noise 0.2": Variant(build={"splats": 100}, encoder={"noise": 0.2}),
+    "encoder, 100 splats, noise 0.03": Variant(build={"splats": 100}, encoder={"noise": 0.03}),
+    "encoder, 100 splats, one pass": Variant(build={"splats": 100}, encoder={"passes": 1}),
+    "encoder, 100 splats, polished": Variant(build={"splats": 100}, encoder={}, polish=10),
     "encoder": Variant(encoder={}),
     "100 splats, anchor 0.02": Variant(build={"splats": 100, "anchor": 0.02}),
     "predict x": Variant(train={"prediction": "x"}),
@@ -67,6 +70,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
     parser.add_argument("--seconds", type=float, default=60, help="of training per variant")
+    parser.add_argument("--encoder-seconds", type=float, default=0, help="of training an encoder; by its steps if 0")
     parser.add_argument("--samples", type=int, default=10_000)
     parser.add_argument("--only", nargs="*", default=[*VARIANTS], choices=[*VARIANTS])
     parser.add_argument("--part", default="0/1")
@@ -74,6 +78,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--judges", type=Path, help="folder that keeps the nets")
     parser.add_argument("--sheets", type=Path, help="folder for the first 100 samples of each variant")
+    parser.add_argument("--models", type=Path, help="folder for the models")
     parser.add_argument("--output", type=Path, default=Path("ablations.jsonl"))
     options = parser.parse_args()
     part, parts = map(int, options.part.split("/"))
@@ -90,10 +95,11 @@ def main() -> None:
     rows = []
     for name in options.only[part::parts]:
         variant = VARIANTS[name]
+        torch._dynamo.reset()  # it keeps only so many versions of a function
         began = time.perf_counter()
         key = repr((variant.build, variant.encoder, variant.polish, variant.order))
         if key not in sets:
-            sets[key] = splats_of(pictures, variant, options.device)
+            sets[key] = splats_of(pictures, variant, options.device, options.encoder_seconds)
         splats = sets[key]
         row = {"name": name, "commit": commit(), "seed": options.seed, "setup": round(time.perf_counter() - began)}
         row |= trained_and_judged(splats, name, options, judges, features, real, labels)
@@ -108,7 +114,7 @@ def main() -> None:
         print(f"| {' | '.join(cells)} |")
 
 
-def splats_of(pictures: Pictures, variant: Variant, device: str) -> SplatSet:
+def splats_of(pictures: Pictures, variant: Variant, device: str, seconds: float) -> SplatSet:
     config = BuildConfig(**variant.build)
     other = "random" in variant.order or variant.encoder is not None
     splats = build(pictures, replace(config, steps=1) if other else config, device=device)
@@ -117,7 +123,11 @@ def splats_of(pictures: Pictures, variant: Variant, device: str) -> SplatSet:
     if variant.encoder is not None:
         images = torch.from_numpy(pictures.images).to(device)
         known = images[torch.from_numpy(splats.part(False)).to(device)]
-        encoder = train_encoder(known, layout, EncoderConfig(**variant.encoder), anchor=config.anchor)
+        settings = EncoderConfig(**variant.encoder)
+        if seconds:
+            settings = replace(settings, steps=steps_within(seconds, known, layout, settings))
+        encoder = train_encoder(known, layout, settings, anchor=config.anchor)
+        print(f"encoder: {settings.steps} steps", flush=True)
         parts = []
         for some in images.split(5000):
             shown = some.float() / 255
@@ -155,6 +165,19 @@ def splats_of(pictures: Pictures, variant: Variant, device: str) -> SplatSet:
     return replace(splats, tokens=tokens.half(), config=config)
 
 
+def steps_within(seconds: float, images: torch.Tensor, layout: SplatLayout, config: EncoderConfig) -> int:
+    """How many steps of an encoder's training take so long, found by a short one."""
+    clock = []
+
+    def told(step: int) -> None:
+        if step in (50, 150):
+            torch.cuda.synchronize() if images.is_cuda else None
+            clock.append(time.perf_counter())
+
+    train_encoder(images, layout, replace(config, steps=150), progress=told)
+    return max(500, round(100 * seconds / (clock[1] - clock[0])))
+
+
 def trained_and_judged(
     splats: SplatSet,
     name: str,
@@ -172,6 +195,8 @@ def trained_and_judged(
         config = replace(config, steps=steps)
         events = [*train(splats, config, Path(folder) / "run", device=device, save_every=10**9)]
         model = load_model(Path(folder) / "run" / MODEL, device)
+        if options.models:
+            shutil.copy(Path(folder) / "run" / MODEL, options.models / f"{name}.safetensors")
     result: dict[str, Any] = {"steps": steps, "seconds": round(events[-1].seconds, 1), "loss": events[-1].loss}
     shown = rendered(splats.layout, splats.tokens[torch.from_numpy(splats.part(True))], device)
     result["floor_psnr"] = floor_psnr(splats, True, device)

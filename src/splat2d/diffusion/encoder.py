@@ -1,7 +1,8 @@
-"""An encoder: pictures to splats in one pass, trained through the rasterizer on the pictures themselves.
+"""An encoder: pictures to splats in a few passes of a network, trained through the rasterizer on the pictures.
 
 Two fits of nearly the same picture may differ much, for their last steps follow the noise. What a network puts out is a
-smooth function of the picture, so that a generative model has less to learn by heart.
+smooth function of the picture, so that a generative model has less to learn by heart. Each pass sees what the splats of
+the last one leave over, and the gradient of the squared error, as a learned optimiser does (Andrychowicz et al. 2016).
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from splat2d.diffusion.graphs import Replayed
 from splat2d.diffusion.layouts import GEOMETRY, SplatLayout
 from splat2d.diffusion.network import Block, slot_waves
 
@@ -26,12 +28,13 @@ class EncoderConfig:
     """Size and training of an encoder."""
 
     width: int = 192
-    depth: int = 4
+    depth: int = 3
     heads: int = 4
+    passes: int = 4
     steps: int = 4000
     batch: int = 512
     rate: float = 1e-3
-    noise: float = 0.05  # added to whitened tokens in training: splats that look the same in spite of small errors
+    noise: float = 0.1  # added to whitened tokens in training: splats that look the same in spite of small errors
 
 
 class Encoder(nn.Module):
@@ -39,39 +42,51 @@ class Encoder(nn.Module):
 
     def __init__(self, layout: SplatLayout, config: EncoderConfig) -> None:
         super().__init__()
-        self.config, self.background = config, layout.background
+        self.layout, self.config = layout, config
         width = config.width
         self.look = nn.Sequential(
-            nn.Conv2d(layout.channels, FEATURES // 2, 5, padding=2),
+            nn.Conv2d(2 * layout.channels, FEATURES // 2, 5, padding=2),
             nn.GELU(),
             nn.Conv2d(FEATURES // 2, FEATURES, 3, padding=1),
             nn.GELU(),
             nn.Conv2d(FEATURES, FEATURES, 3, padding=1),
             nn.GELU(),
         )
-        self.enter = nn.Linear(AROUND * AROUND * FEATURES, width)
+        self.enter = nn.Linear(AROUND * AROUND * FEATURES + 2 * layout.fields, width)
         self.slots = nn.Parameter(0.5 * slot_waves(layout.positions(), width))
+        self.passes = nn.Parameter(torch.zeros(config.passes, 6, width))
         self.blocks = nn.ModuleList(Block(width, config.heads) for _ in range(config.depth))
         self.leave = nn.Linear(width, layout.fields)
         nn.init.zeros_(self.leave.weight)
         nn.init.zeros_(self.leave.bias)
-        self.register_buffer("points", _points(layout), persistent=False)
+        self.register_buffer("reading", _reading(layout), persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
         """images [B, H, W, C] of 0..1 -> tokens [B, N, F]"""
-        seen = images.permute(0, 3, 1, 2)
-        points = self.points.expand(len(images), -1, -1, -1)
-        features = functional.grid_sample(self.look(seen), points.to(seen), padding_mode="border", align_corners=False)
-        h = self.enter(features.permute(0, 2, 3, 1).flatten(2)) + self.slots
-        plain = h.new_zeros(1, 6, self.config.width)
+        return self.refine(images)[-1]
+
+    def refine(self, images: Tensor) -> list[Tensor]:
+        """The tokens after each pass. Gradients do not reach from one pass into those before."""
+        tokens = self.layout.start(images)
+        after = []
+        for index in range(self.config.passes):
+            with torch.enable_grad():
+                known = tokens.detach().requires_grad_()
+                rest = self.layout.pictures(known) - images
+                (slope,) = torch.autograd.grad(0.5 * rest.square().sum(), known)
+            tokens = known.detach() + self._change(images, rest.detach(), known.detach(), slope, self.passes[index])
+            after.append(tokens)
+        return after
+
+    def _change(self, images: Tensor, rest: Tensor, tokens: Tensor, slope: Tensor, modulation: Tensor) -> Tensor:
+        """What one pass adds to tokens that leave `rest` over."""
+        seen = torch.cat([images, 4 * rest], -1).permute(0, 3, 1, 2)
+        features = (self.look(seen).flatten(2) @ self.reading).unflatten(2, (self.layout.count, -1))
+        own = torch.cat([tokens, torch.asinh(4 * slope)], -1)
+        h = self.enter(torch.cat([features.transpose(1, 2).flatten(2), own.to(features.dtype)], -1)) + self.slots
         for block in self.blocks:
-            h = block(h, plain)
-        out = self.leave(functional.layer_norm(h, h.shape[-1:])).float()
-        # Half the colour at the slot, as fits start.
-        middle = points[:, :, AROUND * AROUND // 2 : AROUND * AROUND // 2 + 1]
-        colors = functional.grid_sample(seen.float(), middle.float(), padding_mode="border", align_corners=False)
-        start = 0.5 * (colors[..., 0].transpose(1, 2) - out.new_tensor(self.background))
-        return torch.cat([out[..., :GEOMETRY], out[..., GEOMETRY:] + start], -1)
+            h = block(h, modulation[None])
+        return self.leave(functional.layer_norm(h, h.shape[-1:])).float()
 
 
 def train_encoder(
@@ -93,31 +108,57 @@ def train_encoder(
     torch.manual_seed(seed)
     encoder = Encoder(layout, config).to(device)
     gpu = device.type == "cuda"
-    optimizer = torch.optim.AdamW(encoder.parameters(), lr=config.rate, betas=(0.9, 0.99), weight_decay=0.01, fused=gpu)
-    generator = torch.Generator(device).manual_seed(seed)
-    for step in range(config.steps):
-        warm = min(1, (step + 1) / 100)
-        optimizer.param_groups[0]["lr"] = config.rate * warm * 0.5 * (1 + math.cos(math.pi * step / config.steps))
-        chosen = torch.randint(len(images), (config.batch,), generator=generator, device=device)
-        pictures = images[chosen].float() / 255
+    rate = torch.zeros((), device=device)
+    optimizer = torch.optim.AdamW(
+        encoder.parameters(), lr=rate, betas=(0.9, 0.99), weight_decay=0.01, fused=True, capturable=gpu
+    )
+
+    def step(pictures: Tensor, noise: Tensor) -> Tensor:
         with torch.autocast(device.type, torch.bfloat16, enabled=gpu):
-            tokens = encoder(pictures)
-        spread = tokens.detach().flatten(0, 1).std(0)
-        noise = torch.randn(tokens.shape, generator=generator, device=device)
-        shown = layout.pictures(tokens + config.noise * spread * noise)
-        loss = (shown - pictures).square().sum() + anchor * tokens[..., :GEOMETRY].square().sum()
+            passes = encoder.refine(pictures)
+        loss = pictures.new_zeros(())
+        for index, tokens in enumerate(passes):
+            spread = tokens.detach().flatten(0, 1).std(0)
+            shown = layout.pictures(tokens + config.noise * spread * noise)
+            error = (shown - pictures).square().sum() + anchor * tokens[..., :GEOMETRY].square().sum()
+            loss = loss + error / len(pictures) * 0.5 ** (len(passes) - 1 - index)
         optimizer.zero_grad(set_to_none=True)
-        (loss / config.batch).backward()
+        loss.backward()
         nn.utils.clip_grad_norm_(encoder.parameters(), 1.0)
         optimizer.step()
+        return loss.detach()
+
+    generator = torch.Generator(device).manual_seed(seed)
+
+    def batch() -> tuple[Tensor, Tensor]:
+        chosen = torch.randint(len(images), (config.batch,), generator=generator, device=device)
+        shape = (config.batch, layout.count, layout.fields)
+        return images[chosen].float() / 255, torch.randn(shape, generator=generator, device=device)
+
+    if gpu:
+        for part in (encoder.look, *encoder.blocks):
+            part.compile(dynamic=False)
+        run: Callable[..., Tensor] = Replayed(step, batch(), encoder, optimizer)
+    else:
+        run = step
+    for index in range(config.steps):
+        warm = min(1, (index + 1) / 100)
+        rate.fill_(config.rate * warm * 0.5 * (1 + math.cos(math.pi * index / config.steps)))
+        run(*batch())
         if progress:
-            progress(step + 1)
+            progress(index + 1)
     return encoder.eval().requires_grad_(False)
 
 
-def _points(layout: SplatLayout) -> Tensor:
-    """Where to read around each slot, in -1..1 as grid_sample counts. [1, N, AROUND^2, 2]"""
-    shift = (torch.arange(AROUND) - AROUND // 2) * 2 / AROUND  # of the distance of slots
+def _reading(layout: SplatLayout) -> Tensor:
+    """Weights [H W, N AROUND^2] that read the features of a picture around each slot, bilinear.
+
+    As a matrix, for the gradient of sampling would sum in an order that changes from run to run.
+    """
+    shift = (torch.arange(AROUND) - AROUND // 2) * 2 / AROUND  # of half the distance of slots
     y, x = torch.meshgrid(shift / layout.rows, shift / layout.columns, indexing="ij")
     around = torch.stack([x, y], -1).flatten(0, 1)
-    return ((layout.positions()[:, None] + around) * 2 - 1)[None]
+    points = (layout.positions()[:, None] + around) * 2 - 1
+    pixels = torch.eye(layout.height * layout.width).view(1, -1, layout.height, layout.width)
+    weights = functional.grid_sample(pixels, points[None], padding_mode="border", align_corners=False)
+    return weights[0].flatten(1)

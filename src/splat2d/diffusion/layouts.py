@@ -71,6 +71,13 @@ class SplatLayout:
         shape = torch.stack([a - math.log(sigma), b / sigma, c - math.log(sigma)], -1)
         return torch.cat([near, shape, splats.colors], -1)
 
+    def start(self, images: Tensor) -> Tensor:
+        """Tokens [n, N, F] to begin with: the slots, with half the colour that images [n, H, W, C] have there."""
+        tokens = images.new_zeros(len(images), self.count, self.fields)
+        column, row = (self.positions().to(images) * images.new_tensor([self.width, self.height])).long().unbind(-1)
+        tokens[..., GEOMETRY:] = 0.5 * (images[:, row, column] - images.new_tensor(self.background))
+        return tokens
+
     def pictures(self, tokens: Tensor) -> Tensor:
         """What tokens [..., N, F] show: [..., H, W, C], not clamped. With gradients."""
         return self.splats(tokens).picture()

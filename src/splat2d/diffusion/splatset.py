@@ -115,12 +115,8 @@ def fit_tokens(
     They start from `start`, or from the grid of slots with half the colour there: one start for all pictures is what
     makes the fits alike, hence learnable.
     """
-    background = images.new_tensor(layout.background)
     if start is None:
-        start = images.new_zeros(len(images), layout.count, layout.fields)
-        size = images.new_tensor([layout.width, layout.height])
-        column, row = (layout.positions().to(images) * size).long().unbind(-1)
-        start[..., GEOMETRY:] = 0.5 * (images[:, row, column] - background)
+        start = layout.start(images)
     tokens = start.clone().requires_grad_()
     fused = images.device.type == "cuda"
     optimizer = torch.optim.Adam([tokens], lr=config.rate, betas=(0.9, 0.99), eps=1e-8, fused=fused)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from splat2d.diffusion.flow import velocity_loss
+from splat2d.diffusion.graphs import Replayed
 from splat2d.diffusion.model import Model, clean_tokens
 from splat2d.diffusion.network import Denoiser
 
@@ -72,36 +73,26 @@ class Update:
 
 
 class GraphedUpdate(Update):
-    """The same on one GPU, replayed as a CUDA graph: to launch its kernels would take longer than they do."""
+    """The same on one GPU, as a CUDA graph."""
 
     def __init__(self, rules: Rules, model: Model, network: Denoiser, batch: Batch) -> None:
         """batch: any of those to come, for its shapes."""
         super().__init__(rules, model, network, 1)
-        before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
         for block in network.blocks:
             block.compile(dynamic=False)  # the code of one serves all
-        self._batch = Batch(*(getattr(batch, each.name).clone() for each in fields(batch)))
-        self._graph = torch.cuda.CUDAGraph()
-        stream = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
-            for _ in range(3):
-                self._step(self._batch)
-        torch.cuda.current_stream().wait_stream(stream)
-        with torch.cuda.graph(self._graph, stream=stream):
-            self._losses = self._step(self._batch)
-        # What was learned on the way there is forgotten.
-        network.load_state_dict(before)
-        for state in self.optimizer.state.values():
-            for value in state.values():
-                value.zero_()
+
+        def step(*tensors: Tensor) -> Tensor:
+            return self._step(Batch(*tensors))
+
+        self._replayed = Replayed(step, _tensors(batch), network, self.optimizer)
 
     def __call__(self, batch: Batch, rate: float) -> Tensor:
         self._rate.fill_(rate)
-        for each in fields(batch):
-            getattr(self._batch, each.name).copy_(getattr(batch, each.name))
-        self._graph.replay()
-        return self._losses
+        return self._replayed(*_tensors(batch))
+
+
+def _tensors(batch: Batch) -> list[Tensor]:
+    return [getattr(batch, each.name) for each in fields(batch)]
 
 
 def _render_loss(rules: Rules, model: Model, clean: Tensor, batch: Batch) -> Tensor:
