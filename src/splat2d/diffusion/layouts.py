@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -52,30 +53,30 @@ class SplatLayout:
 
     def splats(self, tokens: Tensor) -> Splats:
         """The splats of tokens [..., N, F], whatever their values; with gradients."""
-        size = tokens.new_tensor([self.width, self.height])
-        slots = self.positions().to(tokens) * size
+        slots, background = _constants(self, tokens.device, tokens.dtype)
         sigma = self.sigma
         offsets = tokens[..., :GEOMETRY].nan_to_num().clamp(-4 * LARGEST, 4 * LARGEST)
         diagonal = (offsets[..., 2::2].clamp(-LARGEST, LARGEST) + math.log(sigma)).clamp_min(SMALLEST)
         log_cholesky = torch.stack([diagonal[..., 0], sigma * offsets[..., 3], diagonal[..., 1]], -1)
         means = slots + sigma * offsets[..., :2]
         colors = tokens[..., GEOMETRY:].nan_to_num().contiguous()
-        return Splats(means, log_cholesky, colors, self.width, self.height, tokens.new_tensor(self.background))
+        return Splats(means, log_cholesky, colors, self.width, self.height, background)
 
     def tokens(self, splats: Splats) -> Tensor:
         """Tokens [..., N, F] of as many splats as there are slots, in the order they come in."""
-        size = splats.means.new_tensor([self.width, self.height])
+        slots, _ = _constants(self, splats.means.device, splats.means.dtype)
         sigma = self.sigma
         a, b, c = splats.log_cholesky.unbind(-1)
-        near = (splats.means - self.positions().to(splats.means) * size) / sigma
+        near = (splats.means - slots) / sigma
         shape = torch.stack([a - math.log(sigma), b / sigma, c - math.log(sigma)], -1)
         return torch.cat([near, shape, splats.colors], -1)
 
     def start(self, images: Tensor) -> Tensor:
         """Tokens [n, N, F] to begin with: the slots, with half the colour that images [n, H, W, C] have there."""
         tokens = images.new_zeros(len(images), self.count, self.fields)
-        column, row = (self.positions().to(images) * images.new_tensor([self.width, self.height])).long().unbind(-1)
-        tokens[..., GEOMETRY:] = 0.5 * (images[:, row, column] - images.new_tensor(self.background))
+        slots, background = _constants(self, images.device, images.dtype)
+        column, row = slots.long().unbind(-1)
+        tokens[..., GEOMETRY:] = 0.5 * (images[:, row, column] - background)
         return tokens
 
     def pictures(self, tokens: Tensor) -> Tensor:
@@ -161,6 +162,16 @@ def unpacked(values: Mapping[str, Any]) -> Layout:
         fields["background"] = tuple(fields["background"])
         return SplatLayout(**fields)
     return PatchLayout(**fields)
+
+
+@lru_cache(maxsize=32)
+def _constants(layout: SplatLayout, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Slots in pixels [N, 2] and background [C]. Kept, for a CUDA graph cannot copy them from the host."""
+    size = torch.tensor([layout.width, layout.height])
+    with torch.inference_mode(False):
+        return (layout.positions() * size).to(device, dtype), torch.tensor(
+            layout.background, device=device, dtype=dtype
+        )
 
 
 def _centres(rows: int, columns: int) -> Tensor:
