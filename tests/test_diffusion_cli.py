@@ -98,7 +98,10 @@ def test_train_goes_on_where_it_was_stopped(made, tmp_path, capsys, monkeypatch)
     assert out == ""
     assert err == "splat2d: interrupted; the same command goes on from step 10 of 20, the last checkpoint\n"
     monkeypatch.undo()
-    report = run_json(capsys, *command)
+    assert main(["diffusion", *map(str, command), "--json"]) == 0
+    out, err = capsys.readouterr()
+    report = json.loads(out)
+    assert err == f"splat2d: goes on from step 10 of 20, the checkpoint in {tmp_path / 'model'}\n"
     assert report["steps"] == 20 and np.isfinite(report["loss"]) and report["processes"] == 1
     assert report["model"] == str(tmp_path / "model" / "model.safetensors")
     for name in ("checkpoint.safetensors", "model.safetensors"):

@@ -291,7 +291,9 @@ def _train(command: Train) -> int:
     )
     every = {name: getattr(command, name) for name in ("report_every", "save_every", "sample_every")}
     splats = load_splats(command.splats)
-    event = None
+    done, event = steps_done(command.output), None
+    if speaks and not command.quiet and 0 < done < config.steps:
+        say(f"goes on from step {done} of {config.steps}, the checkpoint in {command.output}")
     try:
         with _counting(command.quiet or not speaks) as show:
             for event in train(splats, config, command.output, device=device, **every):
@@ -369,7 +371,7 @@ def _sample(command: Sample) -> int:
         return OK
     height, width = pictures.shape[1:3]
     rows = {
-        "samples": f"{len(samples)}, {classes} classes, {width}x{height} pixels",
+        "samples": f"{len(samples)}, {classes if model.names else 'no'} classes, {width}x{height} pixels",
         "time": f"{seconds:.1f} s, {config.steps} steps of {config.sampler}, {label(model.device)}",
     }
     for path, files in written.items():
