@@ -409,7 +409,7 @@ def agrees(viewer, splats, **options):
 
 @pytest.mark.parametrize("path", PATHS)
 def test_the_canvas_shows_the_picture_at_every_zoom(viewer, site, path):
-    page = viewer(ratio=2 if path == "float" else 1).open(f"{site.url}/?src=colour.s2d&path={path}")
+    page = viewer(400, 340, ratio=2 if path == "float" else 1).open(f"{site.url}/?src=colour.s2d&path={path}")
     assert page.run("return renderer.path") == path
     splats = golden("colour").splats
     least = 60
@@ -417,10 +417,10 @@ def test_the_canvas_shows_the_picture_at_every_zoom(viewer, site, path):
     page.page.keyboard.press("1")
     assert page.text("#zoom") == "100 %"
     assert agrees(page, splats) >= least
-    page.page.mouse.move(300, 260)
+    page.page.mouse.move(150, 160)
     page.page.mouse.wheel(0, -900)
     page.page.mouse.down()
-    page.page.mouse.move(230, 300, steps=3)
+    page.page.mouse.move(90, 190, steps=3)
     page.page.mouse.up()
     assert page.run("return view.zoom") > 1
     assert agrees(page, splats) >= least
@@ -906,3 +906,10 @@ def test_gestures_stay_quick_where_frames_are_slow(viewer, site):
     assert widths == [640, 160]
     assert agrees(page, golden("colour").splats) >= 60
     assert page.run("return renderer.canvas.width") == 640
+
+
+def test_a_gpu_that_stops_working_is_noticed(viewer, site):
+    page = viewer(quiet=False).open(f"{site.url}/?src=colour.s2d")
+    page.run("renderer.gl.getExtension('WEBGL_lose_context').loseContext()")
+    page.wait("error")
+    assert page.text("#problem-text") == "The GPU has stopped working for this page; load it again."

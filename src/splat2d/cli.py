@@ -869,8 +869,8 @@ def _wait() -> None:
     """Until Ctrl-C, which is how a view ends."""
     from threading import Event
 
-    say("Ctrl-C ends the view")
     with suppress(KeyboardInterrupt):
+        say("Ctrl-C ends the view")
         Event().wait()
 
 

@@ -48,9 +48,11 @@ export class Decoder {
   checkArea(splats) {
     const { width, height, channels } = this.header;
     for (let at = 0; at < splats.length; at += 5 + channels) {
-      const [x, y, a, b, c] = splats.subarray(at, at + 5);
-      const w = inside(x, REACH * Math.exp(a), width);
-      const h = inside(y, REACH * Math.hypot(b, Math.exp(c)), height);
+      const a = splats[at + 2];
+      const b = splats[at + 3];
+      const c = splats[at + 4];
+      const w = inside(splats[at], REACH * Math.exp(a), width);
+      const h = inside(splats[at + 1], REACH * Math.sqrt(b * b + Math.exp(2 * c)), height);
       this.covered += Math.min((w + 1) * (h + 1), Math.PI * REACH ** 2 * Math.exp(a + c) + w + h + 1);
     }
     if (this.covered > 1024 * width * height + 2 ** 24)
@@ -81,6 +83,7 @@ export function byImportance(parts, channels) {
   }
   const order = Uint32Array.from({ length: count }, (_, i) => i).sort((i, j) => energies[j] - energies[i] || i - j);
   const sorted = new Float32Array(all.length);
-  order.forEach((from, to) => sorted.set(all.subarray(from * width, (from + 1) * width), to * width));
+  for (let i = 0, to = 0; i < count; i++)
+    for (let j = 0, from = order[i] * width; j < width; j++) sorted[to++] = all[from++];
   return sorted;
 }

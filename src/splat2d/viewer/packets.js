@@ -72,8 +72,8 @@ function refinement(fixed, k, cellExponent) {
 
 const signed = (base64) => new Int8Array(fromBase64(base64).buffer);
 
-// The six networks. Weights of the hidden units on the features that all share, unit by unit, then on those of the
-// splat itself; of the outputs.
+// The six networks. Weights of the hidden units on the features that all share: network by network, feature by feature,
+// two units in each of eight doubles; on those of the splat itself, unit by unit; of the outputs.
 function readNetworks() {
   const weights = signed(NETWORK_WEIGHTS);
   const biases = new DataView(fromBase64(NETWORK_BIASES).buffer);
@@ -93,8 +93,8 @@ function readNetworks() {
     for (let i = 0; i < HIDDEN; i++) {
       const unit = n * HIDDEN + i;
       const row = weights.subarray(first + i * FEATURES, first + (i + 1) * FEATURES);
-      const scale = unit % 2 ? 1 : PAIR;
-      for (let j = 0; j < OWN; j++) found.pairs[(unit >> 1) * OWN + j] += scale * row[j];
+      for (let j = 0; j < OWN; j++)
+        found.pairs[((unit >> 4) * OWN + j) * 8 + ((unit >> 1) & 7)] += unit % 2 ? row[j] : PAIR * row[j];
       found.own.set(row.subarray(OWN), unit * (FEATURES - OWN));
       found.bias[unit] = biases.getInt32(4 * (n * (HIDDEN + 2) + i), true);
       found.shift[unit] = shifts[n * (HIDDEN + 2) + i];
@@ -187,13 +187,13 @@ class Bits {
     const w1 = weights[first + 1];
     const w2 = weights[first + 2];
     // Clamped before the shift, so that it fits into 32 bits.
-    const sum = clamp(w0 * prior + w1 * logitA + w2 * logitB, -2047 * ONE, 2047 * ONE);
+    const sum = Math.max(-2047 * ONE, Math.min(w0 * prior + w1 * logitA + w2 * logitB, 2047 * ONE));
     const p = clamp(squash(sum >> 16), 32, 65504);
     const bit = this.read(p);
     const error = ONE * bit - p;
-    weights[first] = clamp(w0 + ((Math.imul(prior, error) + 16384) >> 15), -1048576, 1048576);
-    weights[first + 1] = clamp(w1 + ((Math.imul(logitA, error) + 16384) >> 15), -1048576, 1048576);
-    weights[first + 2] = clamp(w2 + ((Math.imul(logitB, error) + 16384) >> 15), -1048576, 1048576);
+    weights[first] = moved(w0, Math.imul(prior, error));
+    weights[first + 1] = moved(w1, Math.imul(logitA, error));
+    weights[first + 2] = moved(w2, Math.imul(logitB, error));
     countersA[a] = learned(stateA, bit);
     countersB[b] = learned(stateB, bit);
     return bit;
@@ -221,10 +221,12 @@ class Bits {
 
 const beyond = () => new FormatError("is damaged: a packet holds a number beyond its limits; get another copy");
 
+const moved = (weight, by) => Math.max(-1048576, Math.min(weight + ((by + 16384) >> 15), 1048576));
+
 function learned(state, bit) {
   const p = state >>> 8;
   const seen = state & 255;
-  const next = p + (Math.imul(bit ? 65535 - p : -p, RATES[seen]) >> 16);
+  const next = p + (Math.imul((bit ? 65535 : 0) - p, RATES[seen]) >> 16);
   return (next << 8) | (seen < 127 ? seen + 1 : 127);
 }
 
@@ -250,7 +252,7 @@ export class PacketDecoder {
     this.shapeCounters = new Int32Array(3 * 48 * NODES);
     this.colorCounters = new Int32Array(this.channels * SCALES * NODES);
     this.sizeCounters = new Int32Array(this.channels * 64 * NODES);
-    this.colorWeights = Int32Array.from({ length: this.channels * NODES * 3 }, (_, i) => (i % 3 ? 18000 : 36000));
+    this.colorWeights = Float64Array.from({ length: this.channels * NODES * 3 }, (_, i) => (i % 3 ? 18000 : 36000));
 
     this.stride = TRAITS + 2 * this.channels;
     this.cellX = new Int32Array(0); // of all splats, those of this packet included
@@ -261,8 +263,8 @@ export class PacketDecoder {
     this.means = new Int32Array(TRAITS + this.channels);
     this.sums = new Int32Array(this.stride);
     this.around = new Int32Array(2 * this.channels); // means of mag and sig of each channel around a splat
-    this.features = new Int32Array(FEATURES);
-    this.doubles = new Float64Array(OWN);
+    this.features = new Float64Array(OWN);
+    this.own = new Int32Array(FEATURES - OWN); // features of the splat itself
     this.shared = new Int32Array(NETWORKS * HIDDEN);
     this.scale = 0; // the two outputs of a network
     this.place = 0;
@@ -460,20 +462,20 @@ export class PacketDecoder {
     f[3] = log2(starts[square + 1] - starts[square]);
     f[4] = log2(near);
     f[5] = log2(all);
-    f[6] = Math.trunc((256 * (xx - yy)) / (xx + yy + 1));
-    f[7] = Math.trunc((512 * xy) / (xx + yy + 1));
+    f[6] = ((256 * (xx - yy)) / (xx + yy + 1)) | 0; // towards zero
+    f[7] = ((512 * xy) / (xx + yy + 1)) | 0;
     f[8] = lim(log2(weight));
     for (let t = 0; t < TRAITS; t++) {
       const offset = t === 1 || t === 2 ? unit : 0;
       const running = means[t] >> 4;
-      f[9 + t] = lim(Math.trunc((sums[t] + 128 * running) / weight) - offset);
+      f[9 + t] = lim((((sums[t] + 128 * running) / weight) | 0) - offset);
       f[28 + t] = lim(running - offset);
     }
     this.showNeighbour(14, first, x, y);
     this.showNeighbour(21, second, x, y);
     for (let c = 0; c < this.channels; c++) {
-      around[2 * c] = Math.trunc((sums[5 + 2 * c] + 128 * (means[5 + c] >> 4)) / weight);
-      around[2 * c + 1] = Math.trunc(sums[6 + 2 * c] / weight);
+      around[2 * c] = (sums[5 + 2 * c] + 128 * (means[5 + c] >> 4)) / weight; // cut off by the array
+      around[2 * c + 1] = sums[6 + 2 * c] / weight;
     }
     for (let slot = 0; slot < 3; slot++) this.showColor(slot, slot);
   }
@@ -505,28 +507,38 @@ export class PacketDecoder {
 
   // Networks
 
-  /** Sums of the hidden units from..to, as far as the shared features go. */
-  sumShared(from, to) {
-    const { features, doubles: f } = this;
+  /** Sums of the hidden units of one network, as far as the shared features go. */
+  sumShared(network) {
+    const { features: f } = this;
     const { pairs } = this.networks;
-    for (let j = 0; j < OWN; j++) f[j] = features[j];
-    for (let unit = from; unit < to; unit += 8) {
-      let a = 0;
-      let b = 0;
-      let c = 0;
-      let d = 0;
-      for (let j = 0, at = (unit / 2) * OWN; j < OWN; j++, at++) {
-        const feature = f[j];
-        a += pairs[at] * feature;
-        b += pairs[at + OWN] * feature;
-        c += pairs[at + 2 * OWN] * feature;
-        d += pairs[at + 3 * OWN] * feature;
-      }
-      this.split(a, unit);
-      this.split(b, unit + 2);
-      this.split(c, unit + 4);
-      this.split(d, unit + 6);
+    let a = 0;
+    let b = 0;
+    let c = 0;
+    let d = 0;
+    let e = 0;
+    let g = 0;
+    let h = 0;
+    let i = 0;
+    for (let j = 0, at = 8 * OWN * network; j < OWN; j++, at += 8) {
+      const feature = f[j];
+      a += pairs[at] * feature;
+      b += pairs[at + 1] * feature;
+      c += pairs[at + 2] * feature;
+      d += pairs[at + 3] * feature;
+      e += pairs[at + 4] * feature;
+      g += pairs[at + 5] * feature;
+      h += pairs[at + 6] * feature;
+      i += pairs[at + 7] * feature;
     }
+    const unit = network * HIDDEN;
+    this.split(a, unit);
+    this.split(b, unit + 2);
+    this.split(c, unit + 4);
+    this.split(d, unit + 6);
+    this.split(e, unit + 8);
+    this.split(g, unit + 10);
+    this.split(h, unit + 12);
+    this.split(i, unit + 14);
   }
 
   /** Takes the sums of two units apart. */
@@ -540,14 +552,14 @@ export class PacketDecoder {
 
   /** Sets scale and place. */
   forecast(network) {
-    const { features: f, shared } = this;
+    const { own: f, shared } = this;
     const { own, shift, outputs, outputBias, outputShift } = this.networks;
-    const f0 = f[OWN];
-    const f1 = f[OWN + 1];
-    const f2 = f[OWN + 2];
-    const f3 = f[OWN + 3];
-    const f4 = f[OWN + 4];
-    const f5 = f[OWN + 5];
+    const f0 = f[0];
+    const f1 = f[1];
+    const f2 = f[2];
+    const f3 = f[3];
+    const f4 = f[4];
+    const f5 = f[5];
     let scale = outputBias[2 * network];
     let place = outputBias[2 * network + 1];
     for (let unit = network * HIDDEN, end = unit + HIDDEN; unit < end; unit++) {
@@ -572,10 +584,10 @@ export class PacketDecoder {
 
   /** Reads the next splat into the row at `at`; rank: which of the packet it is, from 1. */
   readSplat(rows, at, rank) {
-    const { features: f, channels } = this;
+    const { channels } = this;
     this.look();
-    this.sumShared(0, NETWORKS * HIDDEN);
-    f.fill(0, OWN);
+    for (let network = 0; network < NETWORKS; network++) this.sumShared(network);
+    this.own.fill(0);
     let squares = 0;
     for (let j = 0; j < channels; j++) {
       const v = this.readColor(rows, at + 5, j);
@@ -589,18 +601,18 @@ export class PacketDecoder {
   }
 
   readColor(rows, first, j) {
-    const { features: f } = this;
+    const { own } = this;
     if (j > 0) {
-      f[OWN] = signedOf(rows[first]);
-      f[OWN + 1] = magnitudeOf(rows[first]);
-      f[OWN + 2] = signedOf(rows[first + j - 1]);
-      f[OWN + 3] = magnitudeOf(rows[first + j - 1]);
+      own[0] = signedOf(rows[first]);
+      own[1] = magnitudeOf(rows[first]);
+      own[2] = signedOf(rows[first + j - 1]);
+      own[3] = magnitudeOf(rows[first + j - 1]);
     }
     const network = Math.min(j, 2);
     if (j > 2) {
       this.showColor(1, j - 1);
       this.showColor(2, j);
-      this.sumShared(2 * HIDDEN, 3 * HIDDEN);
+      this.sumShared(2);
     }
     this.forecast(network);
     const z = scaleClass(this.scale);
@@ -616,19 +628,19 @@ export class PacketDecoder {
   }
 
   readShape(rows, at, k) {
-    const { features: f, channels } = this;
+    const { own, channels } = this;
     const log = STEPS_LOG[k];
     const shear = STEPS_SHEAR[k];
     const v = at + 5;
-    f.fill(0, OWN);
-    f[OWN] = 128 * k;
-    f[OWN + 1] = signedOf(rows[v]);
-    for (let j = 1; j < Math.min(channels, 3); j++) f[OWN + 1 + j] = magnitudeOf(rows[v + j]);
+    own.fill(0);
+    own[0] = 128 * k;
+    own[1] = signedOf(rows[v]);
+    for (let j = 1; j < Math.min(channels, 3); j++) own[1 + j] = magnitudeOf(rows[v + j]);
     const mostLog = Math.floor((20 * ONE) / log);
     rows[at + 2] = this.readParameter(3, log, mostLog, k);
-    f[OWN + 4] = lim((Math.imul(rows[at + 2], log) >> 8) - this.unit);
+    own[4] = lim((Math.imul(rows[at + 2], log) >> 8) - this.unit);
     rows[at + 4] = this.readParameter(4, log, mostLog, k);
-    f[OWN + 5] = lim((Math.imul(rows[at + 4], log) >> 8) - this.unit);
+    own[5] = lim((Math.imul(rows[at + 4], log) >> 8) - this.unit);
     rows[at + 3] = this.readParameter(5, shear, Math.floor((2 ** 31 - 1) / shear), k);
   }
 
