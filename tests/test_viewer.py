@@ -913,3 +913,16 @@ def test_a_gpu_that_stops_working_is_noticed(viewer, site):
     page.run("renderer.gl.getExtension('WEBGL_lose_context').loseContext()")
     page.wait("error")
     assert page.text("#problem-text") == "The GPU has stopped working for this page; load it again."
+
+
+def test_the_bare_files_opened_from_disk_say_what_they_need(viewer):
+    page = viewer(quiet=False).open((viewing.FOLDER / "index.html").as_uri(), "waiting")
+    page.page.wait_for_selector("text=The viewer has not started")
+
+
+def test_a_served_page_asks_nobody_else(viewer, original):
+    with served(original=original) as url:
+        page = viewer().open(url)
+        page.page.wait_for_selector("#views:visible")
+        assert {"picture", "original", "worker.js"} <= {address.removeprefix(url) for address in page.requests}
+        assert all(address.startswith((url, "data:")) for address in page.requests)

@@ -76,7 +76,7 @@ def page(data: bytes, name: str) -> bytes:
     """
     header, _ = container.preamble(data)
     unused = UNUSED[header.profile]
-    head, _, rest = _index({"name": name}).partition('<body data-state="empty">\n')
+    head, _, rest = _index({"name": name}).partition('<body data-state="waiting">\n')
     body = rest.partition("</body>")[0]
     script = '"use strict";(()=>{\n' + "".join(_inlined(_module(part)) for part in PAGE) + "})();"
     style = _shorter((FOLDER / "style.css").read_text("utf-8"))
@@ -94,7 +94,7 @@ def page(data: bytes, name: str) -> bytes:
     head = re.sub(r'(Content-Security-Policy" content=)"[^"]*"', rf'\1"{policy}"', head)
     head = re.sub(r'<link rel="stylesheet"[^>]*>\n|<script type="module"[^>]*></script>\n', "", head)
     return (
-        f'{head}<body data-state="empty">\n'
+        f'{head}<body data-state="waiting">\n'
         f'<script type="text/plain" id="packed">{_base85(zlib.compress(json.dumps(packed).encode(), 9))}</script>\n'
         f'<script type="text/plain" id="data">{_base85(data)}</script>\n<script>{loader}</script>\n</body>\n</html>\n'
     ).encode()

@@ -46,8 +46,10 @@ class App {
   }
 
   start() {
+    this.setState("empty");
     listen(this);
     this.readColors();
+    this.setView("splats");
     this.setWipe(this.wipe);
     try {
       this.renderer = new Renderer($("canvas"), this.source.path);

@@ -138,6 +138,7 @@ vec4 sum_at(ivec2 p) {
 
 const present = (sumAt) => `#version 300 es
 precision highp float;
+precision highp int;
 precision highp sampler2D;
 ${sumAt}
 uniform vec4 background, origin;
