@@ -629,7 +629,7 @@ function listen(app) {
   let heldFrom = null; // the view that space has left
   document.addEventListener("keydown", (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey || $("keys").open) return;
-    if (event.key === " " && event.target === canvas) {
+    if (event.key === " " && (event.target === canvas || event.target === document.body)) {
       if (heldFrom === null && app.renderer?.hasOriginal) {
         heldFrom = app.options.view;
         app.setView("original");
