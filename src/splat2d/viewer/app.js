@@ -100,7 +100,8 @@ class App {
       if (data.error) return this.reject(name, data);
       this.showPacket(data, started);
     };
-    this.worker.onerror = (event) => this.fail(new ViewerError(`The decoder failed: ${event.message || "it did not start"}.`));
+    this.worker.onerror = (event) =>
+      this.fail(new ViewerError(`The decoder failed: ${event.message || "it did not start"}.`));
     this.setState("loading");
     $("problem").hidden = $("welcome").hidden = true;
     $("progress").hidden = false;
@@ -129,7 +130,9 @@ class App {
   showPacket({ header, splats, complete, milliseconds }, started) {
     const isFirst = !this.file.header;
     Object.assign(this.file, { header, milliseconds, count: splats.length / (5 + header.channels) });
-    this.firstPicture = isFirst ? { milliseconds: performance.now() - started, splats: this.file.count } : this.firstPicture;
+    this.firstPicture = isFirst
+      ? { milliseconds: performance.now() - started, splats: this.file.count }
+      : this.firstPicture;
     $("progress").hidden = complete;
     this.show({ ...header, rows: splats }, isFirst, complete);
   }
@@ -183,7 +186,9 @@ class App {
     try {
       const options = { premultiplyAlpha: "none", colorSpaceConversion: "none" };
       const image = await createImageBitmap(await blob, options).catch((error) => {
-        throw error instanceof ViewerError ? error : new ViewerError("The original is no picture that this browser reads.");
+        throw error instanceof ViewerError
+          ? error
+          : new ViewerError("The original is no picture that this browser reads.");
       });
       this.renderer.setImage(image);
       this.originalPixels = pixelsOf(image);
@@ -309,7 +314,8 @@ class App {
     this.isQueued = true;
     requestAnimationFrame(() => {
       this.isQueued = false;
-      if (this.fence) this.invalidate(); // the frame before is not done yet
+      if (this.fence)
+        this.invalidate(); // the frame before is not done yet
       else this.draw();
     });
   }
@@ -374,7 +380,8 @@ class App {
 
   /** Frames of a gesture become coarser where one has taken too long, in steps of two, and finer again. */
   adapt(milliseconds, isMoving) {
-    if (!isMoving) this.coarser = milliseconds > 2 * QUICK ? Math.min(8, 2 ** Math.ceil(Math.log2(milliseconds / QUICK) / 2)) : 1;
+    if (!isMoving)
+      this.coarser = milliseconds > 2 * QUICK ? Math.min(8, 2 ** Math.ceil(Math.log2(milliseconds / QUICK) / 2)) : 1;
     else if (milliseconds > 2 * QUICK) this.coarser = Math.min(8, 2 * this.coarser);
     else if (milliseconds < QUICK / 2) this.coarser = Math.max(1, this.coarser / 2);
   }
@@ -474,7 +481,7 @@ async function request(address, name) {
     throw new ViewerError(
       isForeign
         ? `${address} cannot be loaded: the server does not answer, or does not allow other pages to read it (CORS). ` +
-          "Download the file and open it from disk."
+            "Download the file and open it from disk."
         : `${name} cannot be loaded: the server does not answer.`,
     );
   }
@@ -499,7 +506,7 @@ async function follow(app) {
   app.file.name = app.source.name;
   $("fit-progress").hidden = false;
   $("fit-state").textContent = "starting";
-  for (let state = { number: 0, done: false }; !state.done; ) {
+  for (let state = { number: 0, done: false }; !state.done;) {
     let next;
     try {
       next = await readState(await request(`${app.source.live}?after=${state.number}`, "the fit"));
@@ -513,7 +520,9 @@ async function follow(app) {
     if (!state.rows) continue;
     history.push([state.step, state.psnr]);
     app.show(state, !app.renderer.splats, state.done);
-    const done = state.done ? `${state.seconds.toFixed(1)} s` : `step ${numbers.format(state.step)} of ${numbers.format(state.steps)}`;
+    const done = state.done
+      ? `${state.seconds.toFixed(1)} s`
+      : `step ${numbers.format(state.step)} of ${numbers.format(state.steps)}`;
     $("fit-state").textContent = `${state.psnr === null ? "∞" : state.psnr.toFixed(2)} dB · ${done}`;
     drawHistory(history);
   }

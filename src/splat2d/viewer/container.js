@@ -203,7 +203,8 @@ export class Container {
     const first = reader.take(size);
     reader.check(start);
     const body = reader.bytes.slice(first, first + size);
-    if (!/[A-Za-z]/.test(kind)) throw new FormatError(`holds a chunk of type ${kind.charCodeAt(0)}, which is no letter`);
+    if (!/[A-Za-z]/.test(kind))
+      throw new FormatError(`holds a chunk of type ${kind.charCodeAt(0)}, which is no letter`);
     if (kind === "P") return this.readPacket(body);
     if (kind < "a") throw new FormatError(`holds a chunk "${kind}", which this version does not know; update splat2d`);
     this.readMetadata(kind, body);

@@ -87,8 +87,7 @@ export function dequantizeRecords(fields, header) {
   const tile = header.margin;
   const corner = Math.floor(tile / 4);
   const top = (header.qualityIndex - 128) / 8;
-  const magnitude = (code, bits, perOctave) =>
-    code > 0 ? 2 ** (top + (code - 2 ** bits + 1) / perOctave) : 0;
+  const magnitude = (code, bits, perOctave) => (code > 0 ? 2 ** (top + (code - 2 ** bits + 1) / perOctave) : 0);
   const splats = new Float32Array(count * (5 + channels));
   const v = new Float64Array(channels);
   for (let i = 0; i < count; i++) {

@@ -190,7 +190,9 @@ export class Renderer {
     this.canvas = canvas;
     const gl = canvas.getContext("webgl2", { alpha: false, antialias: false, depth: false, stencil: false });
     if (!gl)
-      throw new ViewerError("This browser offers no WebGL 2, which drawing needs. Update it, or allow hardware acceleration.");
+      throw new ViewerError(
+        "This browser offers no WebGL 2, which drawing needs. Update it, or allow hardware acceleration.",
+      );
     this.gl = gl;
     const float = gl.getExtension("EXT_color_buffer_float");
     const half = gl.getExtension("EXT_color_buffer_half_float") || float;
@@ -228,7 +230,9 @@ export class Renderer {
     }
     this.uploadRows(this.splatTexture, gl.RGBA32F, gl.RGBA, gl.FLOAT, data, 4);
     if (gl.getError() === gl.OUT_OF_MEMORY)
-      throw new ViewerError(`This picture has ${count} splats, which is more than the memory of this device's GPU takes.`);
+      throw new ViewerError(
+        `This picture has ${count} splats, which is more than the memory of this device's GPU takes.`,
+      );
     const background = [0, 0, 0, 0].map((zero, j) => (j < shown ? splats.background[j] : zero));
     this.splats = { ...splats, rows: null, data, count, shown, background };
   }
