@@ -880,6 +880,23 @@ def test_a_running_fit_is_shown(viewer):
         assert page.page.get_attribute("polyline", "points").count(",") >= 2
 
 
+def test_another_file_ends_the_show_of_a_fit(viewer):
+    image = np.random.default_rng(0).random((48, 64, 3), np.float32)
+    live = viewing.LiveFit()
+    events = live.following(splat2d.fit_steps(image, splat2d.FitConfig(splats=60, steps=100)))
+    with viewing.serving("noise.png", live=live, original=image) as url:
+        next(events)
+        page = viewer().open(url, "partial")
+        upload(page, "colour.s2d", (GOLDEN / "colour.s2d").read_bytes())
+        page.wait("ready")
+        for _ in events:
+            pass
+        page.page.wait_for_timeout(300)
+        assert "300 splats" in page.text("#facts")
+        assert not page.page.is_visible("#fit-state") and not page.page.is_visible("#views")
+        assert agrees(page, golden("colour").splats) >= 60
+
+
 def test_a_server_that_stops_in_the_middle_of_a_fit(viewer):
     image = np.random.default_rng(0).random((48, 64, 3), np.float32)
     live = viewing.LiveFit()

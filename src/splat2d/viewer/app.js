@@ -17,7 +17,7 @@ function readSource() {
     source.file = parameters.get("src");
     source.name = source.file.split("/").at(-1).split("?")[0];
   }
-  source.path ??= parameters.get("path");
+  source.path ??= ["float", "half", "tiles"].find((path) => path === parameters.get("path"));
   return source;
 }
 
@@ -103,7 +103,7 @@ class App {
     this.worker.onerror = (event) =>
       this.fail(new ViewerError(`The decoder failed: ${event.message || "it did not start"}.`));
     this.setState("loading");
-    $("problem").hidden = $("welcome").hidden = true;
+    $("problem").hidden = $("welcome").hidden = $("fit-progress").hidden = true;
     $("progress").hidden = false;
     $("progress").removeAttribute("value");
     try {
@@ -345,7 +345,7 @@ class App {
     this.frames++;
     if (this.crop) this.setCrop(this.crop); // what it shows depends on the zoom
     $("zoom").textContent = `${percent(view.zoom * devicePixelRatio)} %`;
-    this.await(isMoving);
+    this.watch(isMoving);
     if (isMoving) {
       clearTimeout(this.restTimer);
       this.restTimer = setTimeout(() => this.invalidate(), REST);
@@ -362,7 +362,7 @@ class App {
   }
 
   /** Measures the frame, and lets no other begin before it is done. */
-  await(isMoving) {
+  watch(isMoving) {
     const { gl } = this.renderer;
     const started = performance.now();
     this.fence = gl.fenceSync(gl.SYNC_GPU_COMMANDS_COMPLETE, 0);
@@ -503,6 +503,7 @@ function makeWorker() {
 /** Shows the states of a fit as they come, and the PSNR over its steps. */
 async function follow(app) {
   const history = [];
+  const { loading } = app;
   app.file.name = app.source.name;
   $("fit-progress").hidden = false;
   $("fit-state").textContent = "starting";
@@ -515,6 +516,7 @@ async function follow(app) {
       $("fit-state").textContent = "stopped: the terminal no longer answers";
       return;
     }
+    if (app.loading !== loading) return; // another file has been opened
     if (next.error) return app.fail(new ViewerError(`The fit failed: ${next.error}.`));
     state = next;
     if (!state.rows) continue;

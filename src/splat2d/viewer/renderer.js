@@ -186,7 +186,7 @@ void main() {
 
 export class Renderer {
   /** path: "float", "half" or "tiles"; the best that this device has unless given. Throws ViewerError. */
-  constructor(canvas, path = null) {
+  constructor(canvas, path) {
     this.canvas = canvas;
     const gl = canvas.getContext("webgl2", { alpha: false, antialias: false, depth: false, stencil: false });
     if (!gl)
