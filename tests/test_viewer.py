@@ -377,7 +377,7 @@ const { width, height } = renderer.canvas;
 const pixels = new Uint8Array(4 * width * height);
 gl.bindFramebuffer(gl.FRAMEBUFFER, null);
 gl.readPixels(0, 0, width, height, gl.RGBA, gl.UNSIGNED_BYTE, pixels);
-return { pixels: toBase64(pixels), width, height, frame: app.frame(width / renderer.canvas.clientWidth) };"""
+return { pixels: toBase64(pixels), width, height, frame: app.frame(app.ratio) };"""
 )
 
 
@@ -783,6 +783,18 @@ def test_the_window_may_change_its_size(viewer, site):
     assert page.run("return [renderer.canvas.width, renderer.canvas.height]") == [400, 700]
     left, right = page.run("return [-view.x * view.zoom, (320 - view.x) * view.zoom]")
     assert left == pytest.approx(400 - right)
+
+
+@pytest.mark.parametrize("ratio", [1.25, 1.5])
+def test_pixels_of_the_screen_are_those_of_the_canvas(viewer, site, ratio):
+    """So that the browser scales nothing, whatever the ratio of pixels."""
+    page = viewer(401, 303, ratio=ratio).open(f"{site.url}/?src=colour.s2d")
+    assert agrees(page, golden("colour").splats) >= 60
+    page.page.keyboard.press("1")
+    page.rest()
+    assert page.run("return app.frame(app.ratio).scale") == 1
+    width, height = page.run("return [renderer.canvas.width, renderer.canvas.height]")
+    assert Image.open(io.BytesIO(page.page.screenshot())).size == (width, height)
 
 
 def test_dark_and_light(viewer, site):

@@ -37,6 +37,8 @@ class App {
     this.worker = makeWorker(); // loads while WebGL starts
     this.isFresh = true; // whether the worker has seen no file
     this.stage = [0, 0, 0];
+    this.screen = { width: 1, height: 1 }; // what the canvas covers, pixels of the screen
+    this.ratio = 1; // pixels of the canvas per CSS pixel
     this.isQueued = false;
     this.fence = null;
     this.coarser = 1; // by how much during a gesture, so that frames are quick
@@ -325,10 +327,12 @@ class App {
     if (!renderer?.splats || renderer.gl.isContextLost()) return;
     const canvas = $("canvas");
     const isMoving = performance.now() - this.touched < REST;
-    const most = renderer.mostSide / Math.max(canvas.clientWidth, canvas.clientHeight);
-    const ratio = Math.min(devicePixelRatio, most) / (isMoving ? this.coarser : 1);
-    const width = Math.max(1, Math.round(canvas.clientWidth * ratio));
-    const height = Math.max(1, Math.round(canvas.clientHeight * ratio));
+    const { screen } = this;
+    const share =
+      Math.min(1, renderer.mostSide / Math.max(screen.width, screen.height)) / (isMoving ? this.coarser : 1);
+    const ratio = devicePixelRatio * share;
+    const width = Math.max(1, Math.round(screen.width * share));
+    const height = Math.max(1, Math.round(screen.height * share));
     if (canvas.width !== width || canvas.height !== height) Object.assign(canvas, { width, height });
     try {
       renderer.draw(this.frame(ratio), {
@@ -343,6 +347,7 @@ class App {
       return this.fail(error);
     }
     this.frames++;
+    this.ratio = ratio;
     if (this.crop) this.setCrop(this.crop); // what it shows depends on the zoom
     $("zoom").textContent = `${percent(view.zoom * devicePixelRatio)} %`;
     this.watch(isMoving);
@@ -692,7 +697,26 @@ function listen(app) {
     app.fail(new ViewerError("The GPU has stopped working for this page; load it again.")),
   );
   matchMedia("(prefers-color-scheme: light)").addEventListener("change", () => app.readColors());
-  new ResizeObserver(() => app.resize()).observe(canvas);
+  observeSize(app, canvas);
+}
+
+/** Follows the size of the canvas, in whole pixels of the screen where the browser tells them. */
+function observeSize(app, canvas) {
+  const observer = new ResizeObserver(([{ devicePixelContentBoxSize: box }]) => {
+    // Within a pixel of what the ratio says; but a device that developer tools imitate has other ones.
+    const exact = (told, length) =>
+      Math.abs(told - length * devicePixelRatio) < 1 ? told : Math.round(length * devicePixelRatio);
+    app.screen = {
+      width: exact(box?.[0].inlineSize, canvas.clientWidth),
+      height: exact(box?.[0].blockSize, canvas.clientHeight),
+    };
+    app.resize();
+  });
+  try {
+    observer.observe(canvas, { box: "device-pixel-content-box" });
+  } catch {
+    observer.observe(canvas);
+  }
 }
 
 /** One pointer pans, or draws a crop; two pinch. */
