@@ -40,7 +40,7 @@ class Variant:
 
 
 VARIANTS = {
-    "base": Variant(),
+    "64 splats": Variant(build={"splats": 64}),
     "pixels, patch 4": Variant(train={"tokens": "pixels"}),
     "encoder, 100 splats": Variant(build={"splats": 100}, encoder={}),
     "encoder, 100 splats, noise 0.2": Variant(build={"splats": 100}, encoder={"noise": 0.2}),

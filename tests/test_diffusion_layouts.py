@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from splat2d import InputError
+from splat2d.diffusion.encoder import EncoderConfig, encoded
 from splat2d.diffusion.layouts import PatchLayout, SplatLayout, grid_for, packed, unpacked
 from splat2d.diffusion.pictures import Pictures
 from splat2d.diffusion.splatset import (
@@ -199,3 +201,40 @@ def test_files_that_are_no_sets(digit_splats, tmp_path):
     refused("cannot be read as a set of splats")
     changed()
     assert torch.equal(load_splats(path).tokens, digit_splats.tokens)
+
+
+SMALL = EncoderConfig(width=32, depth=1, heads=4, passes=2, features=16, steps=120, batch=64, rate=3e-3)
+
+
+@pytest.fixture(scope="module")
+def encoded_digits(digit_pictures, one_thread):
+    return build(digit_pictures, BuildConfig(16, encoder=SMALL))
+
+
+def test_an_encoder_learns_to_give_splats(digit_pictures, encoded_digits):
+    """Of pictures that it has not seen too; a second pass brings them closer."""
+    assert floor_psnr(encoded_digits, True) > 20
+    images = torch.from_numpy(digit_pictures.images[digit_pictures.test])
+    first, second = encoded_digits.encoder.refine(images.float() / 255)
+    errors = [(encoded_digits.layout.pictures(tokens) - images / 255).square().mean() for tokens in (first, second)]
+    assert errors[1] < 0.8 * errors[0]
+    again = encoded(encoded_digits.encoder, images)
+    assert torch.equal(again.half(), encoded_digits.tokens[torch.from_numpy(digit_pictures.test)])
+
+
+def test_an_encoder_is_kept_with_its_set(encoded_digits, tmp_path):
+    save_splats(tmp_path / "set.safetensors", encoded_digits)
+    loaded = load_splats(tmp_path / "set.safetensors")
+    assert loaded.config == encoded_digits.config and torch.equal(loaded.tokens, encoded_digits.tokens)
+    for name, tensor in encoded_digits.encoder.state_dict().items():
+        assert torch.equal(loaded.encoder.state_dict()[name], tensor)
+
+
+def test_the_same_pictures_give_the_same_encoder(digit_pictures, encoded_digits):
+    assert torch.equal(build(digit_pictures, BuildConfig(16, encoder=SMALL)).tokens, encoded_digits.tokens)
+
+
+@pytest.mark.parametrize("wrong", [{"passes": 0}, {"width": 30}, {"rate": math.inf}, {"noise": -1.0}])
+def test_encoders_that_cannot_be(digit_pictures, wrong):
+    with pytest.raises(InputError, match=next(iter(wrong))):
+        build(digit_pictures, BuildConfig(16, encoder=replace(SMALL, **wrong)))

@@ -8,7 +8,7 @@ the last one leave over, and the gradient of the squared error, as a learned opt
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -16,21 +16,24 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from splat2d.diffusion.graphs import Replayed
-from splat2d.diffusion.layouts import GEOMETRY, SplatLayout
+from splat2d.diffusion.layouts import GEOMETRY, Layout, SplatLayout
 from splat2d.diffusion.network import Block, slot_waves
+from splat2d.errors import InputError
 
 AROUND = 3  # points a side, around each slot, where features of the picture are read
-FEATURES = 96  # channels of the picture's features
+ENCODED_AT_ONCE = 1 << 21  # pixels
+PREFIX = "encoder."  # of its tensors in files
 
 
 @dataclass(frozen=True, slots=True)
 class EncoderConfig:
     """Size and training of an encoder."""
 
-    width: int = 192
-    depth: int = 3
+    width: int = 160
+    depth: int = 2
     heads: int = 4
     passes: int = 4
+    features: int = 96  # channels of what is read off a picture
     steps: int = 4000
     batch: int = 512
     rate: float = 1e-3
@@ -43,16 +46,16 @@ class Encoder(nn.Module):
     def __init__(self, layout: SplatLayout, config: EncoderConfig) -> None:
         super().__init__()
         self.layout, self.config = layout, config
-        width = config.width
+        width, features = config.width, config.features
         self.look = nn.Sequential(
-            nn.Conv2d(2 * layout.channels, FEATURES // 2, 5, padding=2),
+            nn.Conv2d(2 * layout.channels, features // 2, 5, padding=2),
             nn.GELU(),
-            nn.Conv2d(FEATURES // 2, FEATURES, 3, padding=1),
+            nn.Conv2d(features // 2, features, 3, padding=1),
             nn.GELU(),
-            nn.Conv2d(FEATURES, FEATURES, 3, padding=1),
+            nn.Conv2d(features, features, 3, padding=1),
             nn.GELU(),
         )
-        self.enter = nn.Linear(AROUND * AROUND * FEATURES + 2 * layout.fields, width)
+        self.enter = nn.Linear(AROUND * AROUND * features + 2 * layout.fields, width)
         self.slots = nn.Parameter(0.5 * slot_waves(layout.positions(), width))
         self.passes = nn.Parameter(torch.zeros(config.passes, 6, width))
         self.blocks = nn.ModuleList(Block(width, config.heads) for _ in range(config.depth))
@@ -104,9 +107,11 @@ def train_encoder(
     geometry, as fits do.
     """
     config = config or EncoderConfig()
+    check(config)
     device = images.device
-    torch.manual_seed(seed)
-    encoder = Encoder(layout, config).to(device)
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        encoder = Encoder(layout, config).to(device)
     gpu = device.type == "cuda"
     rate = torch.zeros((), device=device)
     optimizer = torch.optim.AdamW(
@@ -147,7 +152,55 @@ def train_encoder(
         run(*batch())
         if progress:
             progress(index + 1)
-    return encoder.eval().requires_grad_(False)
+    # As a file has it, so that a picture encoded later gets the same splats.
+    return encoder.half().float().eval().requires_grad_(False)
+
+
+@torch.no_grad()
+def encoded(encoder: Encoder, images: Tensor, progress: Callable[[int], None] | None = None) -> Tensor:
+    """Tokens [n, N, F] of pictures uint8 [n, H, W, C], where the encoder is; progress is told how many are done."""
+    chunk = max(1, ENCODED_AT_ONCE // images[0, ..., 0].numel())
+    parts = []
+    for start in range(0, len(images), chunk):
+        some = images[start : start + chunk].to(encoder.slots.device).float() / 255
+        parts.append(encoder(some))
+        if progress:
+            progress(start + len(some))
+    return torch.cat(parts)
+
+
+def encoder_tensors(encoder: Encoder | None) -> dict[str, Tensor]:
+    """What a file keeps of an encoder, beside its configuration; of none nothing."""
+    state = {} if encoder is None else encoder.state_dict()
+    return {PREFIX + name: tensor.half() for name, tensor in state.items()}
+
+
+def read_encoder(
+    config: EncoderConfig | None, layout: Layout, tensors: Mapping[str, Tensor]
+) -> tuple[Encoder | None, dict[str, Tensor]]:
+    """The encoder of a file, and the tensors that are not its. Raises ValueError and RuntimeError for a broken one."""
+    rest = {name: tensor for name, tensor in tensors.items() if not name.startswith(PREFIX)}
+    if config is None:
+        return None, rest
+    if not isinstance(layout, SplatLayout):
+        raise ValueError("an encoder of pixels")
+    encoder = Encoder(layout, config)
+    own = {name.removeprefix(PREFIX): tensor.float() for name, tensor in tensors.items() if name.startswith(PREFIX)}
+    encoder.load_state_dict(own)
+    return encoder.eval().requires_grad_(False), rest
+
+
+def check(config: EncoderConfig) -> None:
+    """Raises InputError for what makes no encoder."""
+    for name in ("width", "depth", "heads", "passes", "features", "steps", "batch"):
+        if getattr(config, name) < 1:
+            raise InputError(f"{name}: must be at least 1, got {getattr(config, name)}")
+    if config.width % config.heads:
+        raise InputError(f"width: must be a multiple of the heads, {config.heads}, got {config.width}")
+    if not 0 < config.rate < math.inf or not 0 <= config.noise < math.inf:
+        raise InputError(
+            f"rate: must be above 0, and noise at least 0, got {config.rate} and {config.noise}"
+        )
 
 
 def _reading(layout: SplatLayout) -> Tensor:

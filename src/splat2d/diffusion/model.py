@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from splat2d.atomic import unreadable
+from splat2d.diffusion.encoder import Encoder, EncoderConfig, encoder_tensors, read_encoder
 from splat2d.diffusion.flow import Denoise, Sampler, evaluations, guided, sample, times
 from splat2d.diffusion.layouts import Layout, SplatLayout, packed, unpacked
 from splat2d.diffusion.network import Denoiser, NetworkConfig
@@ -34,6 +35,7 @@ class Model:
     deviation: Tensor  # [F]
     names: tuple[str, ...]  # of the classes; empty where there are none
     prediction: str  # what the network puts out: "x", the clean tokens, or "v", the velocity
+    encoder: Encoder | None = None  # what made splats of the pictures, where it was not a fit of each
 
     @property
     def device(self) -> torch.device:
@@ -61,7 +63,8 @@ class Model:
     def to(self, device: torch.device | str) -> Model:
         """The same on another device."""
         tensors = (self.mean.to(device), self.deviation.to(device))
-        return Model(self.network.to(device), self.layout, *tensors, self.names, self.prediction)
+        encoder = self.encoder and self.encoder.to(device)
+        return Model(self.network.to(device), self.layout, *tensors, self.names, self.prediction, encoder)
 
 
 def clean_tokens(prediction: str, out: Tensor, x: Tensor, t: Tensor) -> Tensor:
@@ -100,17 +103,7 @@ def generate(
     progress is told how many of how many passes through the network are done.
     """
     config = config or SampleConfig()
-    if config.steps < 1:
-        raise InputError(f"steps: must be at least 1, got {config.steps}")
-    if not 0 <= config.seed < LARGEST_SEED:
-        raise InputError(f"seed: must be 0 to {LARGEST_SEED - 1}, got {config.seed}")
-    if not 0 < config.shift < math.inf or not math.isfinite(config.guidance):
-        raise InputError(f"shift must be above 0 and guidance finite, got {config.shift} and {config.guidance}")
-    if not len(labels):
-        raise InputError("labels: there are none; give one for each picture")
-    if not 0 <= int(labels.min()) <= int(labels.max()) <= model.network.classes:
-        known = f"there are {model.network.classes}, numbered from 0, and {model.network.classes} stands for any"
-        raise InputError(f"class: {known}; got {int(labels.min())} to {int(labels.max())}")
+    check_samples(model, labels, config)
     chunk = max(1, AT_ONCE // model.layout.count)
     schedule = times(config.steps, config.shift)
     starts = range(0, len(labels), chunk)
@@ -133,6 +126,21 @@ def generate(
     return torch.cat(parts)
 
 
+def check_samples(model: Model, labels: Tensor, config: SampleConfig) -> None:
+    """Raises InputError for what cannot be drawn."""
+    if config.steps < 1:
+        raise InputError(f"steps: must be at least 1, got {config.steps}")
+    if not 0 <= config.seed < LARGEST_SEED:
+        raise InputError(f"seed: must be 0 to {LARGEST_SEED - 1}, got {config.seed}")
+    if not 0 < config.shift < math.inf or not math.isfinite(config.guidance):
+        raise InputError(f"shift must be above 0 and guidance finite, got {config.shift} and {config.guidance}")
+    if not len(labels):
+        raise InputError("labels: there are none; give one for each picture")
+    if not 0 <= int(labels.min()) <= int(labels.max()) <= model.network.classes:
+        known = f"there are {model.network.classes}, numbered from 0, and {model.network.classes} stands for any"
+        raise InputError(f"class: {known}; got {int(labels.min())} to {int(labels.max())}")
+
+
 def check_same(model: Model, splats: SplatSet) -> None:
     """Raises InputError unless the model is one of this set: of its size, its classes and, of splats, its count."""
     layout, of_set = model.layout, splats.layout
@@ -152,6 +160,7 @@ def check_same(model: Model, splats: SplatSet) -> None:
 def save_model(path: Path, model: Model, about: Mapping[str, object]) -> None:
     """Writes weights in 16 bits, with everything that sampling needs, as safetensors. Raises InputError."""
     tensors = {name: tensor.half() for name, tensor in model.network.state_dict().items()}
+    tensors |= encoder_tensors(model.encoder)
     header = {
         "kind": "model",
         "version": VERSION,
@@ -162,6 +171,7 @@ def save_model(path: Path, model: Model, about: Mapping[str, object]) -> None:
         "prediction": model.prediction,
         "mean": model.mean.tolist(),
         "deviation": model.deviation.tolist(),
+        "encoder": model.encoder and asdict(model.encoder.config),
         "about": dict(about),
     }
     write_safetensors(path, tensors, header)
@@ -173,6 +183,8 @@ def load_model(path: Path, device: torch.device | str = "cpu") -> Model:
     try:
         layout = unpacked(header["layout"])
         config = NetworkConfig(**header["network"])
+        settings = header["encoder"] and EncoderConfig(**header["encoder"])
+        encoder, tensors = read_encoder(settings, layout, tensors)
         network = Denoiser(layout.fields, layout.positions(), header["classes"], config)
         network.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
         mean, deviation = torch.tensor(header["mean"]), torch.tensor(header["deviation"])
@@ -182,4 +194,4 @@ def load_model(path: Path, device: torch.device | str = "cpu") -> Model:
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise unreadable(path, error, "a model of this version") from error
     network.eval().requires_grad_(False)
-    return Model(network, layout, mean, deviation, names, prediction).to(device)
+    return Model(network, layout, mean, deviation, names, prediction, encoder).to(device)

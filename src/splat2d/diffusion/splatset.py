@@ -19,6 +19,14 @@ from safetensors.torch import save
 from torch import Tensor
 
 from splat2d.atomic import replacing, unreadable
+from splat2d.diffusion.encoder import (
+    Encoder,
+    EncoderConfig,
+    encoded,
+    encoder_tensors,
+    read_encoder,
+    train_encoder,
+)
 from splat2d.diffusion.layouts import GEOMETRY, Layout, SplatLayout, grid_for, packed, unpacked
 from splat2d.diffusion.pictures import Pictures
 from splat2d.errors import InputError
@@ -32,10 +40,11 @@ AT_ONCE_ON_CPU = 1 << 20
 class BuildConfig:
     """How each picture becomes splats."""
 
-    splats: int = 64
-    steps: int = 500
-    rate: float = 0.03  # of Adam, in units of the slot's sigma and of colour
+    splats: int = 100
+    steps: int = 500  # of a fit
+    rate: float = 0.03  # of a fit by Adam, in units of the slot's sigma and of colour
     anchor: float = 0.002  # weight of squared offsets of geometry beside the squared error summed over pixels
+    encoder: EncoderConfig | None = None  # an encoder gives the splats, not a fit of each picture
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -46,6 +55,7 @@ class SplatSet:
     pictures: Pictures
     tokens: Tensor  # [n, N, F], float16 on the CPU
     config: BuildConfig
+    encoder: Encoder | None = None  # on the CPU
 
     def part(self, test: bool) -> NDArray[np.intp]:
         """Indices of the pictures to train on, or of those held out."""
@@ -76,7 +86,7 @@ def build(
     device: torch.device | str = "cpu",
     progress: Callable[[int, int], None] | None = None,
 ) -> SplatSet:
-    """Fits splats to every picture. progress is told how many of how many steps are done. Raises InputError."""
+    """Gives every picture its splats. progress is told how many of how many steps are done. Raises InputError."""
     config = config or BuildConfig()
     height, width, channels = pictures.size
     for name, value in (("splats", config.splats), ("steps", config.steps)):
@@ -88,6 +98,8 @@ def build(
     # The middle colour; of pictures on a plain ground that of the ground, where splats then have nothing to do.
     middle = np.median(pictures.images[:: max(1, len(pictures) // 5000)], axis=(0, 1, 2)) / 255
     layout = SplatLayout(height, width, channels, rows, columns, tuple(float(value) for value in middle))
+    if config.encoder:
+        return _encoded(pictures, layout, config, config.encoder, device, progress)
     pixels = AT_ONCE if torch.device(device).type == "cuda" else AT_ONCE_ON_CPU
     chunk = max(1, pixels // (height * width))
     starts = range(0, len(pictures), chunk)
@@ -101,6 +113,27 @@ def build(
 
         parts.append(fit_tokens(images, layout, config, told).half().cpu())
     return SplatSet(layout, pictures, torch.cat(parts), config)
+
+
+def _encoded(
+    pictures: Pictures,
+    layout: SplatLayout,
+    config: BuildConfig,
+    settings: EncoderConfig,
+    device: torch.device | str,
+    progress: Callable[[int, int], None] | None,
+) -> SplatSet:
+    """The set by an encoder that learns from the pictures to train on."""
+    images = torch.from_numpy(pictures.images)
+    known = images[torch.from_numpy(~pictures.test)].to(device)
+
+    def told(step: int) -> None:
+        if progress:
+            progress(step, settings.steps)
+
+    encoder = train_encoder(known, layout, settings, anchor=config.anchor, progress=told)
+    tokens = encoded(encoder, images).half().cpu()
+    return SplatSet(layout, pictures, tokens, config, encoder.cpu())
 
 
 def fit_tokens(
@@ -165,6 +198,7 @@ def save_splats(path: Path, splats: SplatSet) -> None:
         "labels": torch.from_numpy(pictures.labels),
         "test": torch.from_numpy(pictures.test.astype(np.uint8)),
     }
+    tensors |= encoder_tensors(splats.encoder)
     header = {"layout": packed(splats.layout), "names": pictures.names, "config": asdict(splats.config)}
     write_safetensors(path, tensors, {"kind": "splats", "version": VERSION, **header})
 
@@ -175,7 +209,10 @@ def load_splats(path: Path) -> SplatSet:
     try:
         layout = unpacked(header["layout"])
         names = tuple(header["names"])
-        config = BuildConfig(**header["config"])
+        fields = dict(header["config"])
+        fields["encoder"] = fields["encoder"] and EncoderConfig(**fields["encoder"])
+        config = BuildConfig(**fields)
+        encoder, tensors = read_encoder(config.encoder, layout, tensors)
         arrays = {name: tensors[name].numpy() for name in ("images", "labels", "test")}
         tokens = tensors["tokens"]
         count = len(tokens)
@@ -187,10 +224,10 @@ def load_splats(path: Path) -> SplatSet:
             raise ValueError("its pictures are not of its size")
         if not 0 <= arrays["labels"].min() <= arrays["labels"].max() < max(1, len(names)):
             raise ValueError(f"it has labels out of range for {len(names)} classes")
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise unreadable(path, error, "a set of splats") from error
     pictures = Pictures(arrays["images"], arrays["labels"], arrays["test"].astype(np.bool_), names)
-    return SplatSet(layout, pictures, tokens, config)
+    return SplatSet(layout, pictures, tokens, config, encoder)
 
 
 def write_safetensors(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> None:

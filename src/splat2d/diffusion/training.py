@@ -172,7 +172,8 @@ def _train(
         averaged = Denoiser(layout.fields, layout.positions(), classes, config.network).to(device)
     averaged.requires_grad_(False)
     averaged.load_state_dict(network.state_dict())
-    model = Model(averaged, layout, mean.to(device), deviation.to(device), splats.pictures.names, config.prediction)
+    known = (splats.pictures.names, config.prediction, splats.encoder if config.tokens == "splats" else None)
+    model = Model(averaged, layout, mean.to(device), deviation.to(device), *known)
     identity = {"config": asdict(config), "data": splats.fingerprint()}
     generator = torch.Generator(device)
     share = -(-config.batch // workers.count)
