@@ -1,0 +1,292 @@
+"""What each choice of the fit is worth, beside the product as it is: a row of docs/experiments.md per variant.
+
+    python benchmarks/experiments.py --pictures 5 8 19 23 --crop 192 128 --pixels-per-splat 39 8 --seeds 2
+    python benchmarks/experiments.py --device cuda --splats 10000 50000 --only relocation
+
+A variant changes named constants or functions of the product for the time of its fits; nothing else differs. Prints a
+Markdown table: mean of PSNR in dB (float render clamped to [0, 1]) over pictures and seeds, and the difference from the
+product on the same picture and seed, with its standard error. --similarity adds SSIM and MS-SSIM.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import numpy as np
+from laboratory import LabEngine, Methods
+from machine import DATA, describe
+
+import splat2d
+from splat2d import fitting, seeding
+from splat2d.engine import Optimizer
+
+Floats = np.ndarray
+Variant = Callable[[], AbstractContextManager[object]]
+SHIPPED = "as shipped"
+
+
+def constants(module: Any, **values: Any) -> Variant:
+    """A variant with other values of a module's constants or functions."""
+    return lambda: patch.multiple(module, **values)
+
+
+def recipe(**changes: Any) -> Variant:
+    """A variant of every preset."""
+    return constants(fitting, RECIPES={name: replace(r, **changes) for name, r in fitting.RECIPES.items()})
+
+
+def optimizer(**changes: Any) -> Variant:
+    return constants(fitting, Optimizer=partial(Optimizer, **changes))
+
+
+def both(*variants: Variant) -> Variant:
+    @contextmanager
+    def all_of_them() -> Iterator[None]:
+        with ExitStack() as stack:
+            for variant in variants:
+                stack.enter_context(variant())
+            yield
+
+    return all_of_them
+
+
+def times_steps(factor: int) -> Variant:
+    """A variant with more steps and as many more relocations."""
+    changed = {
+        name: replace(r, steps=factor * r.steps, relocations=factor * r.relocations)
+        for name, r in fitting.RECIPES.items()
+    }
+    return constants(fitting, RECIPES=changed)
+
+
+def laboratory(**methods: Any) -> Variant:
+    """A variant that runs in benchmarks/laboratory.py, on the CPU."""
+    return constants(fitting, engine=lambda device: LabEngine(Methods(**methods)))
+
+
+def power(value: float) -> Variant:
+    return constants(fitting, draw_power=lambda pixels_per_splat: value)
+
+
+VARIANTS: dict[str, Variant] = {
+    SHIPPED: ExitStack,
+    "growth: none": recipe(start=1.0),
+    "growth: from 30 %": recipe(start=0.3),
+    "growth: from 3 %": recipe(start=0.03),
+    "growth: half as many events": recipe(growths=6),
+    "growth: 30 events": recipe(growths=30),
+    "growth: until 25 % of the steps": recipe(growth_end=0.25),
+    "growth: until 65 % of the steps": recipe(growth_end=0.65),
+    "draw: error": power(1.0),
+    "draw: error^2": power(2.0),
+    "draw: error^3": power(3.0),
+    "draw: error^4": power(4.0),
+    "new splats: 0.35 of the grid": constants(fitting, NEW_SIZE=0.35),
+    "new splats: 0.7 of the grid": constants(fitting, NEW_SIZE=0.7),
+    "new splats: at least 0.7 px": constants(fitting, NEW_SIZE_LEAST=0.7),
+    "start: uniform": constants(seeding, UNIFORM_SHARE=1.0),
+    "start: by gradient only": constants(seeding, UNIFORM_SHARE=0.0),
+    "relocation: none": recipe(relocations=0),
+    "relocation: 20 times": recipe(relocations=20),
+    "relocation: 80 times": recipe(relocations=80),
+    "relocation: 160 times": recipe(relocations=160),
+    "relocation: 1 %": recipe(relocated=0.01),
+    "relocation: 4 %": recipe(relocated=0.04),
+    "relocation: until 70 % of the steps": recipe(relocation_end=0.7),
+    "relocation: until 95 % of the steps": recipe(relocation_end=0.95),
+    "rates: x 0.5": optimizer(mean_rate=0.25, diagonal_rate=0.05, shear_rate=0.05, color_rate=0.005),
+    "rates: x 2": optimizer(mean_rate=1.0, diagonal_rate=0.2, shear_rate=0.2, color_rate=0.02),
+    "rates: mean x 0.5": optimizer(mean_rate=0.25),
+    "rates: mean x 0.2": optimizer(mean_rate=0.1),
+    "rates: diagonal x 0.5": optimizer(diagonal_rate=0.05),
+    "rates: shear x 0.5": optimizer(shear_rate=0.05),
+    "rates: color x 0.5": optimizer(color_rate=0.005),
+    "rates: color x 2": optimizer(color_rate=0.02),
+    "rates: constant for 30 %": constants(fitting, RATE_CONSTANT=0.3),
+    "rates: constant for 50 %": constants(fitting, RATE_CONSTANT=0.5),
+    "rates: constant for 85 %": constants(fitting, RATE_CONSTANT=0.85),
+    "betas: 0.8, 0.99": optimizer(beta1=0.8),
+    "betas: 0.95, 0.99": optimizer(beta1=0.95),
+    "betas: 0.9, 0.95": optimizer(beta2=0.95),
+    "betas: 0.9, 0.999": optimizer(beta2=0.999),
+    "floor: 0.41 px": optimizer(log_min=-0.9),
+    "floor: 0.30 px": optimizer(log_min=-1.2),
+    "floor: 0.20 px": optimizer(log_min=-1.6),
+    "laboratory: as shipped": laboratory(),
+    "laboratory: removal by readjusted error": laboratory(worth="readjusted"),
+    "laboratory: placed by pursuit": laboratory(place="pursuit", share=0.7),
+    "laboratory: placed by oriented pursuit": laboratory(place="oriented", share=0.7),
+    "laboratory: adan": laboratory(optimizer="adan"),
+    "laboratory: one second moment for a colour": laboratory(optimizer="shared"),
+    "laboratory: cut-off at 1/1000": laboratory(cutoff=6.9),
+    "laboratory: colours decay by 1e-4 a step": laboratory(weight_decay=1e-4),
+    "laboratory: a third of growth by splitting": laboratory(split=0.33),
+    "laboratory: saturation for free": laboratory(saturated=True),
+    "laboratory: positions with noise": laboratory(noise=0.05),
+    "laboratory: colours solved after events": laboratory(color_solve=8),
+    "steps: x 3": times_steps(3),
+    "steps: x 10": times_steps(10),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """What is fitted, alike for every variant."""
+
+    picture: int
+    seed: int
+    splats: int
+    image: Floats  # [H, W, 3]
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    psnr: float  # dB
+    ssim: float
+    ms_ssim: float
+    seconds: float
+
+
+def run(case: Case, options: argparse.Namespace) -> Outcome:
+    started = time.perf_counter()
+    config = splat2d.FitConfig(
+        splats=case.splats,
+        preset=options.preset,
+        steps=options.steps,
+        loss=splat2d.Loss.parse(options.loss),
+        seed=case.seed,
+        device=options.device,
+        threads=options.threads,
+    )
+    *_, last = fitting.fit_steps(case.image, config)
+    seconds = time.perf_counter() - started
+    rendered = splat2d.render(last.splats, threads=options.threads).clip(0, 1)
+    similarity = (splat2d.ssim(rendered, case.image), ms_ssim(rendered, case.image)) if options.similarity else (0, 0)
+    return Outcome(splat2d.psnr(rendered, case.image), *similarity, seconds)
+
+
+def cases(options: argparse.Namespace) -> dict[str, list[Case]]:
+    """By the heading of their columns."""
+    images = {
+        n: cropped(splat2d.load_image(options.folder / f"kodim{n:02}.png"), options.crop) for n in options.pictures
+    }
+    (height, width, _) = next(iter(images.values())).shape
+    counts = options.splats or [round(height * width / share) for share in options.pixels_per_splat]
+    return {
+        f"{count:,} splats": [
+            Case(n, seed, count, image) for n, image in images.items() for seed in range(options.seeds)
+        ]
+        for count in counts
+    }
+
+
+def cropped(image: Floats, size: list[int] | None) -> Floats:
+    """The middle of image, width x height pixels."""
+    if size is None:
+        return image
+    width, height = size
+    y, x = (image.shape[0] - height) // 2, (image.shape[1] - width) // 2
+    return np.ascontiguousarray(image[y : y + height, x : x + width])
+
+
+MS_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # of the scales, Wang et al. 2003
+
+
+def ms_ssim(image: Floats, target: Floats) -> float:
+    """Multi-scale SSIM (Wang et al. 2003), of each channel alone: 11 x 11 Gaussian windows of 1.5 pixels, within the
+    picture. Fewer scales where a side is below 176 pixels."""
+    a, b = image.astype(np.float64), target.astype(np.float64)
+    scales = min(len(MS_WEIGHTS), 1 + int(math.log2(min(a.shape[:2]) / 11)))
+    weights = np.array(MS_WEIGHTS[:scales]) / sum(MS_WEIGHTS[:scales])
+    product: Any = 1.0
+    for scale, weight in enumerate(weights):
+        ma, mb = blurred(a), blurred(b)
+        va, vb, cov = blurred(a * a) - ma**2, blurred(b * b) - mb**2, blurred(a * b) - ma * mb
+        quality = (2 * cov + 0.03**2) / (va + vb + 0.03**2)
+        if scale == scales - 1:
+            quality = quality * (2 * ma * mb + 0.01**2) / (ma**2 + mb**2 + 0.01**2)
+        product = product * np.maximum(quality.mean((0, 1)), 0) ** weight
+        height, width = (side // 2 * 2 for side in a.shape[:2])
+        a, b = (
+            (p[0:height:2, 0:width:2] + p[1:height:2, 0:width:2] + p[0:height:2, 1:width:2] + p[1:height:2, 1:width:2])
+            / 4
+            for p in (a, b)
+        )
+    return float(np.mean(product))
+
+
+def blurred(picture: Floats) -> Floats:
+    """By the window of SSIM, where it lies within the picture."""
+    window = np.exp(-0.5 * ((np.arange(11) - 5) / 1.5) ** 2)
+    window /= window.sum()
+    rows = sum(w * picture[k : picture.shape[0] - 10 + k] for k, w in enumerate(window))
+    return sum(w * rows[:, k : rows.shape[1] - 10 + k] for k, w in enumerate(window))
+
+
+def cell(outcomes: list[Outcome], shipped: list[Outcome], similarity: bool) -> str:
+    values = np.array([o.psnr for o in outcomes])
+    text = f"{values.mean():.2f}"
+    if outcomes is not shipped:
+        gains = values - [o.psnr for o in shipped]
+        error = gains.std(ddof=1) / math.sqrt(len(gains)) if len(gains) > 1 else math.nan
+        text += f" ({gains.mean():+.2f} ± {error:.2f})"
+    if similarity:
+        text += f", {np.mean([o.ssim for o in outcomes]):.4f}, {np.mean([o.ms_ssim for o in outcomes]):.4f}"
+    return f"{text}, {np.mean([o.seconds for o in outcomes]):.1f} s"
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pictures", type=int, nargs="+", default=[5, 8, 19, 23], help="numbers of Kodak photos")
+    parser.add_argument("--folder", type=Path, default=DATA / "kodak", help="with kodim01.png and so on")
+    parser.add_argument("--crop", type=int, nargs=2, metavar=("WIDTH", "HEIGHT"), help="fit the middle of each photo")
+    budget = parser.add_mutually_exclusive_group()
+    budget.add_argument("--splats", type=int, nargs="+", help="counts")
+    budget.add_argument("--pixels-per-splat", type=float, nargs="+", default=[39.3, 7.9], help="counts by density")
+    parser.add_argument("--seeds", type=int, default=2, help="how many")
+    parser.add_argument("--preset", default="best", choices=list(fitting.RECIPES))
+    parser.add_argument("--steps", type=int, help="instead of those of the preset")
+    parser.add_argument("--loss", default="l2")
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
+    parser.add_argument("--threads", type=int)
+    parser.add_argument("--similarity", action="store_true", help="add SSIM and MS-SSIM")
+    parser.add_argument("--only", nargs="+", help="rows whose name contains one of these; the product is always there")
+    return parser.parse_args()
+
+
+def main() -> None:
+    options = arguments()
+    columns = cases(options)
+    what = "whole pictures" if options.crop is None else "the middle {} x {} pixels".format(*options.crop)
+    print(describe(options.threads, options.device))
+    print(
+        f"Kodak {' '.join(f'{n:02}' for n in options.pictures)}, {what}; {options.seeds} seeds, {options.preset}",
+        end="",
+    )
+    print(f", {options.steps} steps" if options.steps else "", f", loss {options.loss}\n", sep="")
+    print(f"`python benchmarks/experiments.py {' '.join(sys.argv[1:])}`\n")
+    print(f"| | {' | '.join(columns)} |\n|---|{'---|' * len(columns)}")
+    shipped: dict[str, list[Outcome]] = {}
+    for name, variant in VARIANTS.items():
+        if name != SHIPPED and options.only and not any(part in name for part in options.only):
+            continue
+        cells = []
+        for heading, column in columns.items():
+            with variant():
+                outcomes = [run(case, options) for case in column]
+            cells.append(cell(outcomes, shipped.setdefault(heading, outcomes), options.similarity))
+        print(f"| {name} | {' | '.join(cells)} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()

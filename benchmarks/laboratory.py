@@ -1,0 +1,337 @@
+"""A session of the fit in NumPy over the native renderer, whose parts can be exchanged for experiments.
+
+With its defaults it does what splat2d.engine.cpu.CpuSession does for an L2 loss, a few times more slowly.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from splat2d import _cpu
+from splat2d.config import Loss
+from splat2d.engine import Evaluation, Optimizer
+
+Floats = np.ndarray
+SPREAD = 4.0  # as kSpread of native/cpu/engine.cpp
+
+
+@dataclass(frozen=True, slots=True)
+class Methods:
+    """Which parts to use; the defaults are those of the product."""
+
+    worth: str = "energy"  # which splats relocation takes: energy, readjusted
+    place: str = "error"  # where new ones go: error, pursuit, oriented
+    optimizer: str = "adam"  # adam, adan, shared
+    share: float = 0.5  # of what is missing that a new splat takes
+    cutoff: float = _cpu.CUTOFF
+    weight_decay: float = 0.0  # of colours, a step
+    split: float = 0.0  # share of a growth that goes to splitting splats
+    saturated: bool = False  # whether what is beyond [0, 1] costs nothing where the target lies on that limit
+    noise: float = 0.0
+    color_solve: int = 0  # conjugate-gradient steps on the colours after each event
+
+
+class LabSession:
+    def __init__(
+        self, image: Floats, background: Floats, loss: Loss, optimizer: Optimizer, threads: int | None, methods: Methods
+    ) -> None:
+        assert loss == Loss(), "the laboratory knows the L2 loss only"
+        self.image, self.background, self.o, self.methods = image, background, optimizer, methods
+        self.threads = threads or 0
+        self.steps = 0
+        o = optimizer
+        self.rate = np.array(
+            [o.mean_rate] * 2 + [o.diagonal_rate, o.shear_rate, o.diagonal_rate] + [o.color_rate] * image.shape[2],
+            np.float32,
+        )
+        self.rng = np.random.default_rng(0)
+
+    @property
+    def count(self) -> int:
+        return len(self.p)
+
+    def set_splats(self, means: Floats, log_cholesky: Floats, colors: Floats, frozen: Any = None) -> None:
+        self.p = np.concatenate([means, log_cholesky, colors], 1).astype(np.float32)
+        self.m, self.v, self.n, self.g = (np.zeros_like(self.p) for _ in range(4))
+        self.norm = np.zeros(len(self.p), np.float32)
+        self.steps = 0
+
+    def get_splats(self) -> tuple[Floats, Floats, Floats]:
+        p = self.p
+        return tuple(np.ascontiguousarray(part) for part in (p[:, :2], p[:, 2:5], p[:, 5:]))
+
+    def residual(self) -> Floats:
+        height, width, _ = self.image.shape
+        splats = self.get_splats()
+        cutoff = self.methods.cutoff
+        rendered = _cpu.render(*splats, self.background, height, width, cutoff=cutoff, threads=self.threads)
+        r = rendered - self.image
+        if self.methods.saturated:
+            r[((self.image >= 1) & (r > 0)) | ((self.image <= 0) & (r < 0))] = 0
+        return r
+
+    def run(self, rates: Floats, coding: Any = None) -> float:
+        squares = 0.0
+        for rate in rates:
+            r = self.residual()
+            g = _cpu.render_backward(*self.get_splats(), r, cutoff=self.methods.cutoff, threads=self.threads)
+            self.update(np.concatenate(g, 1), rate)
+            squares = float(np.square(r, dtype=np.float64).sum())
+        return squares / self.image.size
+
+    def update(self, g: Floats, rate: float) -> None:
+        o = self.o
+        self.steps += 1
+        t = self.steps
+        self.norm += np.hypot(g[:, 0], g[:, 1])
+        if self.methods.optimizer == "adan":
+            difference = np.where(self.g == 0, 0, g - self.g)
+            self.g = g
+            b1, b2, b3 = 0.98, 0.92, 0.99
+            self.m = b1 * self.m + (1 - b1) * g
+            self.n = b2 * self.n + (1 - b2) * difference
+            self.v = b3 * self.v + (1 - b3) * (g + b2 * difference) ** 2
+            direction = self.m / (1 - b1**t) + b2 * self.n / (1 - b2**t)
+            step = direction / (np.sqrt(self.v / (1 - b3**t)) + 1e-8)
+        else:
+            self.m = o.beta1 * self.m + (1 - o.beta1) * g
+            self.v = o.beta2 * self.v + (1 - o.beta2) * g * g
+            v = self.v
+            if self.methods.optimizer == "shared":  # one second moment for the mean, and one for the colour
+                v = v.copy()
+                v[:, 5:] = v[:, 5:].mean(1, keepdims=True)
+            step = self.m / (1 - o.beta1**t) / (np.sqrt(v / (1 - o.beta2**t)) + 1e-8)
+        self.p = (self.p - self.rate * rate * step).astype(np.float32)
+        if self.methods.noise:
+            sigma = np.exp(0.5 * (self.p[:, 2] + self.p[:, 4]))[:, None]
+            self.p[:, :2] += self.methods.noise * rate * sigma * self.rng.standard_normal((self.count, 2), np.float32)
+        if self.methods.weight_decay:
+            self.p[:, 5:] *= 1 - np.float32(self.methods.weight_decay * rate)
+        self.limit()
+
+    def limit(self) -> None:
+        p, o = self.p, self.o
+        p[:, 2] = np.clip(p[:, 2], o.log_min, o.log_max)
+        slope = p[:, 3] * np.exp(-p[:, 2])
+        p[:, 4] = np.clip(np.maximum(p[:, 4], o.log_min + 0.5 * np.log1p(slope**2)), o.log_min, o.log_max)
+
+    def evaluate(self) -> Evaluation:
+        r = self.residual()
+        squared = float(np.square(r, dtype=np.float64).mean())
+        clamped = float(np.square(np.clip(r + self.image, 0, 1) - self.image, dtype=np.float64).mean())
+        return Evaluation(squared, clamped, clamped if self.methods.saturated else squared)
+
+    def sort(self) -> None:
+        pass
+
+    # ---- density control
+
+    def grow(self, added: int, power: float, sigma: float, seed: int) -> None:
+        before = self.count
+        split = min(int(self.methods.split * added), before)
+        wide = lambda rows: np.concatenate([rows, np.zeros((added, rows.shape[1]), np.float32)])  # noqa: E731
+        self.p, self.m, self.v, self.n, self.g = map(wide, (self.p, self.m, self.v, self.n, self.g))
+        self.norm = np.concatenate([self.norm, np.zeros(added, np.float32)])
+        if split:
+            self.split(np.argsort(-self.norm[:before])[:split], np.arange(before, before + split))
+        self.place(np.arange(before + split, before + added), power, sigma, seed)
+        self.norm[:] = 0
+        self.solve_colors()
+
+    def split(self, parents: Floats, children: Floats) -> None:
+        """Each into two of 0.7 times the size, one standard deviation apart along the longer axis."""
+        p = self.p
+        for i, j in zip(parents, children, strict=True):
+            l1, b, l3 = math.exp(p[i, 2]), p[i, 3], math.exp(p[i, 4])
+            u, s, _ = np.linalg.svd(np.array([[l1, 0], [b, l3]]))
+            along = u[:, 0] * s[0]
+            p[j] = p[i]
+            p[i, :2] += 0.6 * along
+            p[j, :2] -= 0.6 * along
+            q = u @ np.diag([0.75 * s[0], s[1]])
+            cov = q @ q.T
+            chol = np.linalg.cholesky(cov)
+            p[[i, j], 2], p[[i, j], 3], p[[i, j], 4] = math.log(chol[0, 0]), chol[1, 0], math.log(chol[1, 1])
+            p[[i, j], 5:] *= 0.62
+            for state in (self.m, self.v, self.n, self.g):
+                state[[i, j]] = 0
+        self.limit()
+
+    def relocate(self, moved: int, power: float, sigma: float, seed: int) -> None:
+        if self.methods.worth == "energy":
+            p = self.p
+            worth = (p[:, 5:] ** 2).sum(1) * np.exp(p[:, 2] + p[:, 4])
+            chosen = np.sort(np.argsort(worth, kind="stable")[:moved])
+            self.p[chosen, 5:] = 0
+        else:
+            chosen = self.remove_readjusted(moved)
+        self.place(chosen, power, sigma, seed)
+        self.norm[:] = 0
+        self.solve_colors()
+
+    def gram(self) -> Floats:
+        """Integrals of the products of all weights. [N, N]"""
+        p = self.p.astype(np.float64)
+        l1, b, l3 = np.exp(p[:, 2]), p[:, 3], np.exp(p[:, 4])
+        xx, xy, yy = l1 * l1, l1 * b, b * b + l3 * l3
+        dx, dy = p[:, None, 0] - p[None, :, 0], p[:, None, 1] - p[None, :, 1]
+        sxx, sxy, syy = xx[:, None] + xx, xy[:, None] + xy, yy[:, None] + yy
+        det = sxx * syy - sxy * sxy
+        z = (syy * dx * dx - 2 * sxy * dx * dy + sxx * dy * dy) / det
+        area = l1 * l3
+        return 2 * np.pi * area[:, None] * area / np.sqrt(det) * np.exp(-0.5 * z)
+
+    def remove_readjusted(self, moved: int) -> Floats:
+        """Those whose removal costs least once the colours of all others have made up for it (Hassibi and Stork 1993),
+        no two of them neighbours; the others' colours are changed by just that."""
+        gram = self.gram()
+        gram[np.diag_indices_from(gram)] *= 1 + 1e-3
+        inverse = np.linalg.inv(gram)
+        colors = self.p[:, 5:].astype(np.float64)
+        worth = (colors**2).sum(1) / np.diag(inverse)
+        scale = 1 / np.sqrt(np.diag(gram))
+        chosen: list[int] = []
+        blocked = np.zeros(self.count, bool)
+        for i in np.argsort(worth, kind="stable"):
+            if len(chosen) == moved:
+                break
+            if not blocked[i]:
+                chosen.append(int(i))
+                blocked |= gram[i] * scale * scale[i] > 0.3
+        index = np.sort(np.array(chosen))
+        self.p[:, 5:] -= (inverse[:, index] @ np.linalg.solve(inverse[np.ix_(index, index)], colors[index])).astype(
+            "f4"
+        )
+        self.p[index, 5:] = 0
+        return index
+
+    def place(self, index: Floats, power: float, sigma: float, seed: int) -> None:
+        count = len(index)
+        if not count:
+            return
+        height, width, _ = self.image.shape
+        r = self.residual()
+        if self.methods.place == "error":
+            map_, atoms = box_blurred((r**2).sum(2)), None
+        else:
+            atoms = Atoms.best(r, sigma, self.o.log_min, self.methods.place == "oriented")
+            map_ = atoms.gain
+        map_ = (map_ / map_.mean()).astype(np.float32) ** np.float32(power)
+        map_ = flattened(map_, count, 1 / (SPREAD * sigma * sigma))
+        y, x = np.divmod(_cpu.draw(map_.astype(np.float32), count, seed), width)
+        share = self.methods.share / max(SPREAD * sigma * sigma * count / (height * width), 1.0)
+        jitter = np.random.default_rng(seed).random((count, 2), np.float32)
+        for state in (self.m, self.v, self.n, self.g):
+            state[index] = 0
+        p = self.p
+        if atoms is None:
+            p[index, 0], p[index, 1] = x + jitter[:, 0], y + jitter[:, 1]
+            p[index, 2:5] = np.log(sigma), 0, np.log(sigma)
+            p[index, 5:] = -share * r[y, x]
+        else:
+            p[index, 0], p[index, 1] = x + 0.5, y + 0.5
+            p[index, 2:5] = atoms.shape[atoms.which[y, x]]
+            p[index, 5:] = -share * atoms.color[y, x]
+        self.limit()
+
+    def solve_colors(self) -> None:
+        """Conjugate gradients on the colours alone, geometry fixed."""
+        if not self.methods.color_solve:
+            return
+        means, shapes, colors = self.get_splats()
+        height, width, channels = self.image.shape
+        zero = np.zeros(channels, np.float32)
+
+        def weighted(c: Floats) -> Floats:
+            return _cpu.render(means, shapes, c, zero, height, width, threads=self.threads)
+
+        def pulled(image: Floats) -> Floats:
+            return _cpu.render_backward(means, shapes, colors, image, threads=self.threads)[2]
+
+        scale = np.exp(-0.5 * (shapes[:, 0] + shapes[:, 2]))[:, None]  # Jacobi
+        d = -self.residual()
+        s = scale * pulled(d)
+        direction, gamma = s.copy(), (s * s).sum(0)
+        for _ in range(self.methods.color_solve):
+            q = weighted(scale * direction)
+            alpha = gamma / np.maximum((q * q).sum((0, 1)), 1e-20)
+            colors = colors + scale * direction * alpha
+            d = d - q * alpha
+            s = scale * pulled(d)
+            after = (s * s).sum(0)
+            direction = s + direction * (after / np.maximum(gamma, 1e-20))
+            gamma = after
+        self.p[:, 5:] = colors
+
+
+def box_blurred(picture: Floats) -> Floats:
+    padded = np.pad(picture, 2)
+    rows = sum(padded[k : k + picture.shape[0]] for k in range(5))
+    return sum(rows[:, k : k + picture.shape[1]] for k in range(5))
+
+
+def flattened(map_: Floats, count: int, most: float) -> Floats:
+    """As Fit::flatten of native/cpu/engine.cpp."""
+    most = max(most, 2 * count / map_.size)
+    scale = count / max(float(map_.sum(dtype=np.float64)), 1e-30)
+    for _ in range(8):
+        scale *= count / float(np.minimum(map_ * scale, most).sum(dtype=np.float64))
+    return np.minimum(map_ * scale, most)
+
+
+@dataclass(frozen=True, slots=True)
+class Atoms:
+    """For each pixel the splat that takes away most of the squared error, of a set of shapes."""
+
+    gain: Floats  # [H, W]
+    which: Floats  # [H, W], index of a shape
+    color: Floats  # [H, W, C], least squares, of the residual
+    shape: Floats  # [K, 3], a, b, c
+
+    @classmethod
+    def best(cls, residual: Floats, sigma: float, log_min: float, oriented: bool) -> Atoms:
+        height, width, _ = residual.shape
+        shapes = []
+        for size in sigma * 2.0 ** np.arange(-1.0, 1.51, 0.5):
+            if math.log(size) < log_min:
+                continue
+            shapes.append((math.log(size), 0.0, math.log(size)))
+            for aspect in (2.0, 4.0) if oriented else ():
+                for angle in np.arange(8) * np.pi / 8:
+                    long, short = size * math.sqrt(aspect), size / math.sqrt(aspect)
+                    if math.log(short) < log_min:
+                        continue
+                    u = np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
+                    chol = np.linalg.cholesky(u @ np.diag([long**2, short**2]) @ u.T)
+                    shapes.append((math.log(chol[0, 0]), chol[1, 0], math.log(chol[1, 1])))
+        reach = 48
+        padded = np.fft.rfft2(residual, s=(height + reach, width + reach), axes=(0, 1))
+        fy, fx = np.fft.fftfreq(height + reach)[:, None], np.fft.rfftfreq(width + reach)[None]
+        gain = np.full((height, width), -1.0)
+        which = np.zeros((height, width), int)
+        color = np.zeros_like(residual)
+        for k, (a, b, c) in enumerate(shapes):
+            l1, l3 = math.exp(a), math.exp(c)
+            quadratic = (l1 * fx + b * fy) ** 2 + (l3 * fy) ** 2  # f^T S f, S = L L^T
+            kernel = 2 * np.pi * l1 * l3 * np.exp(-2 * np.pi**2 * quadratic)
+            inner = np.fft.irfft2(padded * kernel[..., None], s=(height + reach, width + reach), axes=(0, 1))
+            inner = inner[:height, :width]
+            this = (inner**2).sum(2) / (np.pi * l1 * l3)
+            better = this > gain
+            gain[better], which[better] = this[better], k
+            color[better] = inner[better] / (np.pi * l1 * l3)
+        return cls(gain, which, color, np.array(shapes, np.float32))
+
+
+class LabEngine:
+    """See splat2d.engine.Engine; starts sessions only."""
+
+    def __init__(self, methods: Methods) -> None:
+        self.methods = methods
+
+    def start(self, image: Floats, background: Floats, loss: Loss, optimizer: Optimizer, threads: int | None) -> Any:
+        return LabSession(image, background, loss, optimizer, threads, self.methods)
