@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -160,6 +161,57 @@ class Sample:
 
 
 @dataclass(frozen=True)
+class Edit:
+    """Change a picture, or complete it, by what a model knows of pictures.
+
+    inpaint makes the parts anew that a mask shows, outpaint what lies around the picture, upscale its details, colorize
+    its colours; all keep what is given. vary makes pictures like it, blend the way from one to another.
+    """
+
+    task: Positional[
+        Annotated[
+            Literal["inpaint", "outpaint", "upscale", "colorize", "vary", "blend"],
+            arg(metavar="{inpaint,outpaint,upscale,colorize,vary,blend}", help_behavior_hint=""),
+        ]
+    ]
+    """What to do."""
+    photos: Positional[Annotated[tuple[Path, ...], arg(metavar="[PHOTO ...]", help_behavior_hint="")]] = ()
+    """The picture; two of them for blend, none for blend with --seeds."""
+    model: Annotated[Path | None, arg(metavar="MODEL", help_behavior_hint="")] = None
+    """A model.safetensors of train; the one that comes with splat2d unless given."""
+    outputs: Outputs = ()
+    """Where to write; repeatable. As in sample: .png takes a sheet, .npz arrays, .s2d the splats of each. Unless given:
+    edits.png."""
+    mask: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="")] = None
+    """inpaint: a picture as large as the photo; what is white in it is made anew."""
+    scale: Value = 0.5
+    """outpaint: side of the photo within the new picture, relative to it."""
+    strength: Value = 0.5
+    """vary: 0 leaves the picture as it is, 1 leaves nothing of it."""
+    seeds: Annotated[tuple[int, int] | None, arg(metavar="N N", help_behavior_hint="")] = None
+    """blend: between samples of these seeds instead of photos."""
+    label: Annotated[str | None, arg(name="class", metavar="CLASS", help_behavior_hint="")] = None
+    """Name or number of the class of what is made; any of them unless given."""
+    count: Number = 8
+    """How many pictures, each with other chance; of blend, how many on the way."""
+    guidance: Value = 1.5
+    """As in sample."""
+    sampler: Annotated[Literal["euler", "heun", "dpm++"], arg(help_behavior_hint="(default: dpm++)")] = "dpm++"
+    """As in sample."""
+    steps: Number = 25
+    """As in sample."""
+    seed: Number = 0
+    """The same seed gives the same pictures."""
+    columns: Count = None
+    """Of a sheet."""
+    device: OnDevice = "auto"
+    json: Json = False
+    """Print one JSON object instead of text: task, samples, class, agreement (mean and least PSNR of what was given, in
+    dB; null for vary and blend), seconds (to draw), device, outputs (path and bytes of each)."""
+    quiet: Quiet = False
+
+
+@dataclass(frozen=True)
 class Evaluate:
     """Judge a model by its samples against test pictures, beside rows that say what the numbers mean.
 
@@ -206,6 +258,7 @@ class Diffusion:
         Annotated[Build, subcommand("build")]
         | Annotated[Train, subcommand("train")]
         | Annotated[Sample, subcommand("sample")]
+        | Annotated[Edit, subcommand("edit")]
         | Annotated[Evaluate, subcommand("evaluate")]
     )
 
@@ -337,15 +390,11 @@ def _train(command: Train) -> int:
 
 def _sample(command: Sample) -> int:
     from splat2d.diffusion.devices import chosen, label
-    from splat2d.diffusion.model import SHIPPED, SampleConfig, generate, load_model
+    from splat2d.diffusion.model import SampleConfig, generate, load_model
     from splat2d.diffusion.samples import SUFFIXES, Samples, check_kinds, drawn, labels_for, write_samples
     from splat2d.files import check_places
 
-    if command.columns is not None and command.columns < 1:
-        raise InputError(f"columns: must be at least 1, got {command.columns}")
-    path = command.model or SHIPPED
-    if not command.model and not path.exists():
-        raise InputError("no model comes with this splat2d; name one that `splat2d diffusion train` made")
+    path = _model_of(command)
     outputs = command.outputs or (Path("samples.png"),)
     check_places(outputs, path, SUFFIXES)
     model = load_model(path, chosen(command.device))
@@ -361,24 +410,122 @@ def _sample(command: Sample) -> int:
     pictures = drawn(samples, scale=command.scale, width=command.width)
     classes = len(set(labels.tolist()))
     columns = command.columns or (classes if 1 < classes <= COLUMNS else COLUMNS)
-    written = {path: write_samples(path, samples, pictures, min(columns, len(samples))) for path in outputs}
-    sizes = {path: sum(file.stat().st_size for file in files) for path, files in written.items()}
     names = [model.names[label] if model.names else "" for label in labels.tolist()]
-    if command.json:
-        places = [{"path": str(file), "bytes": file.stat().st_size} for files in written.values() for file in files]
-        device = label(model.device)
-        print_json({"samples": len(samples), "classes": names, "seconds": seconds, "device": device, "outputs": places})
-        return OK
+    report = {"samples": len(samples), "classes": names, "seconds": seconds, "device": label(model.device)}
     height, width = pictures.shape[1:3]
     rows = {
         "samples": f"{len(samples)}, {classes if model.names else 'no'} classes, {width}x{height} pixels",
         "time": f"{seconds:.1f} s, {config.steps} steps of {config.sampler}, {label(model.device)}",
     }
-    for path, files in written.items():
-        through = f" to {files[-1].name}" if len(files) > 1 else ""
-        rows[f"{files[0]}{through}"] = f"{sizes[path]} bytes"
-    print_rows(rows)
+    columns = min(columns, len(samples))
+    writing = partial(write_samples, samples=samples, pictures=pictures, columns=columns)
+    _write(outputs, writing, report if command.json else None, rows)
     return OK
+
+
+def _edit(command: Edit) -> int:
+    from splat2d.diffusion.devices import chosen, label
+    from splat2d.diffusion.editing import EditConfig, blend, blend_seeds, complete, tokens_of, vary
+    from splat2d.diffusion.model import SampleConfig, load_model
+    from splat2d.diffusion.photos import Photo, known_of, load_photos
+    from splat2d.diffusion.samples import SUFFIXES, Samples, check_kinds, drawn, label_for, write_samples
+    from splat2d.files import check_places
+
+    path = _model_of(command)
+    _check_edit(command)
+    outputs = command.outputs or (Path("edits.png"),)
+    for source in (path, *command.photos, *filter(None, [command.mask])):
+        check_places(outputs, source, SUFFIXES)
+    model = load_model(path, chosen(command.device))
+    check_kinds(outputs, model.layout)
+    any_class = model.network.classes
+    labels = label_for(command.count, command.label, model.names, any_class)
+    config = SampleConfig(command.steps, command.sampler, command.guidance, seed=command.seed)
+    known = None
+    began = time.perf_counter()
+    with _counting(command.quiet) as show:
+
+        def told(done: int, total: int) -> None:
+            show(done, total, f"pass {done}/{total}")
+
+        if command.task == "blend" and command.seeds:
+            tokens = blend_seeds(model, int(labels[0]), command.seeds, command.count, config, told)
+        elif command.task == "blend":
+            ends = tokens_of(model, load_photos(command.photos, model.layout, say))
+            tokens = blend(ends[0], ends[1], command.count)
+        elif command.task == "vary":
+            of_photo = tokens_of(model, load_photos(command.photos, model.layout, say)).expand(command.count, -1, -1)
+            tokens = vary(model, of_photo, labels, command.strength, config, told)
+        else:
+            photo = Photo(command.photos[0], command.mask, command.scale)
+            known = known_of(command.task, photo, model.layout, command.count, say).to(model.device)
+            tokens = complete(model, known, labels, EditConfig(config), told)
+    seconds = time.perf_counter() - began
+
+    samples = Samples(model.layout, tokens.cpu(), labels, model.names)
+    pictures = drawn(samples)
+    agreement = known and known.psnr(model.layout.pictures(tokens)).tolist()
+    mean_and_least = agreement and [sum(agreement) / len(agreement), min(agreement)]
+    name = "any" if int(labels[0]) == any_class else model.names[int(labels[0])]
+    report = {
+        "task": command.task,
+        "samples": len(samples),
+        "class": name,
+        "agreement": mean_and_least,
+        "seconds": seconds,
+        "device": label(model.device),
+    }
+    rows: dict[str, str] = {
+        command.task: f"{len(samples)} of class {name}, {model.layout.width}x{model.layout.height} pixels"
+    }
+    if mean_and_least:
+        rows["given"] = f"{mean_and_least[0]:.2f} dB (mean), {mean_and_least[1]:.2f} dB (least): PSNR of what was given"
+    rows["time"] = f"{seconds:.1f} s, {config.steps} steps of {config.sampler}, {label(model.device)}"
+    columns = min(command.columns or COLUMNS, len(samples))
+    writing = partial(write_samples, samples=samples, pictures=pictures, columns=columns)
+    _write(outputs, writing, report if command.json else None, rows)
+    return OK
+
+
+def _check_edit(command: Edit) -> None:
+    """Raises InputError for options of another task, and for those that are missing."""
+    task, photos = command.task, len(command.photos)
+    wanted = 0 if command.seeds else 2 if task == "blend" else 1
+    for name, given, of in (("mask", command.mask, "inpaint"), ("seeds", command.seeds, "blend")):
+        if given and task != of:
+            raise InputError(f"--{name}: is for {of}; leave it out for {task}")
+    if photos != wanted:
+        other = ", or --seeds N N and none" if task == "blend" and not command.seeds else ""
+        raise InputError(f"{task}: takes {wanted} photo{'s' * (wanted != 1)}{other}, got {photos}")
+
+
+def _model_of(command: Sample | Edit) -> Path:
+    """The file of the model of a command that also takes columns. Raises InputError."""
+    from splat2d.diffusion.model import SHIPPED
+
+    if command.columns is not None and command.columns < 1:
+        raise InputError(f"columns: must be at least 1, got {command.columns}")
+    if not command.model and not SHIPPED.exists():
+        raise InputError("no model comes with this splat2d; name one that `splat2d diffusion train` made")
+    return command.model or SHIPPED
+
+
+def _write(
+    outputs: tuple[Path, ...],
+    write: Callable[[Path], list[Path]],
+    report: dict[str, Any] | None,
+    rows: dict[str, str],
+) -> None:
+    """Writes the outputs and prints the report as JSON, or else rows; write returns the files of an output."""
+    written = [write(path) for path in outputs]
+    if report is not None:
+        places = [{"path": str(file), "bytes": file.stat().st_size} for files in written for file in files]
+        print_json(report | {"outputs": places})
+        return
+    for files in written:
+        through = f" to {files[-1].name}" if len(files) > 1 else ""
+        rows = rows | {f"{files[0]}{through}": f"{sum(file.stat().st_size for file in files)} bytes"}
+    print_rows(rows)
 
 
 def _evaluate(command: Evaluate) -> int:
@@ -458,5 +605,6 @@ COMMANDS: dict[str, tuple[type, Callable[[Any], int]]] = {
     "build": (Build, _build),
     "train": (Train, _train),
     "sample": (Sample, _sample),
+    "edit": (Edit, _edit),
     "evaluate": (Evaluate, _evaluate),
 }

@@ -43,6 +43,13 @@ def labels_for(count: int, wanted: tuple[str, ...], names: tuple[str, ...]) -> T
     return torch.tensor(classes)[torch.arange(count) % len(classes)]
 
 
+def label_for(count: int, wanted: str | None, names: tuple[str, ...], any_class: int) -> Tensor:
+    """Labels [count] of one class, by name or number, or of the one that stands for any. Raises InputError."""
+    if wanted is None:
+        return torch.full_like(labels_for(count, (), names), any_class)
+    return labels_for(count, (wanted,), names)
+
+
 def _class(text: str, names: tuple[str, ...]) -> int:
     if not names:
         raise InputError("classes: this model learned from pictures without labels and has none; leave them out")
