@@ -21,6 +21,7 @@ from splat2d.diffusion.network import Block, slot_waves
 from splat2d.errors import InputError
 
 AROUND = 3  # points a side, around each slot, where features of the picture are read
+BOUND = 4.0  # of what one pass may change, in the units of tokens
 ENCODED_AT_ONCE = 1 << 21  # pixels
 PREFIX = "encoder."  # of its tensors in files
 
@@ -89,7 +90,8 @@ class Encoder(nn.Module):
         h = self.enter(torch.cat([features.transpose(1, 2).flatten(2), own.to(features.dtype)], -1)) + self.slots
         for block in self.blocks:
             h = block(h, modulation[None])
-        return self.leave(functional.layer_norm(h, h.shape[-1:])).float()
+        change = self.leave(functional.layer_norm(h, h.shape[-1:])).float()
+        return BOUND * torch.tanh(change / BOUND)  # what shows nowhere has no gradient that would keep it from growing
 
 
 def train_encoder(

@@ -1,0 +1,140 @@
+"""Splats against pixels, one transformer, equal time: python benchmarks/diffusion.py DATA.npz -o FOLDER --seconds 1200
+
+Builds the set of splats (kept in FOLDER), trains the models for so many seconds each, draws 10,000 samples of each and
+judges them by the same nets. --tokens splats and --tokens pixels in two processes share the work of two GPUs once the
+set is there (--tokens none builds it). Everything lands in FOLDER: models, reports, sheets of the first 100 samples.
+"""
+
+import argparse
+import json
+import time
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from machine import commit
+
+from splat2d.diffusion.encoder import EncoderConfig
+from splat2d.diffusion.evaluation import EvaluationConfig, evaluate, train_judges
+from splat2d.diffusion.flow import Sampler
+from splat2d.diffusion.grids import save_sheet
+from splat2d.diffusion.model import SampleConfig, generate, load_model
+from splat2d.diffusion.network import NetworkConfig
+from splat2d.diffusion.pictures import load_pictures
+from splat2d.diffusion.splatset import BuildConfig, SplatSet, build, floor_psnr, load_splats, rendered, save_splats
+from splat2d.diffusion.training import MODEL, TrainConfig, train
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("-o", "--output", type=Path, default=Path("diffusion"))
+    parser.add_argument("--tokens", nargs="*", default=["splats", "pixels"], choices=["splats", "pixels", "none"])
+    parser.add_argument("--seconds", type=float, default=1200, help="of training, each")
+    parser.add_argument("--splats", type=int, default=100)
+    parser.add_argument("--encoder-steps", type=int, default=EncoderConfig().steps)
+    parser.add_argument("--fit", action="store_true", help="fit each picture instead of encoding it")
+    parser.add_argument("--depth", type=int, default=NetworkConfig().depth)
+    parser.add_argument("--batch", type=int, default=TrainConfig().batch)
+    parser.add_argument("--rate", type=float, default=TrainConfig().rate)
+    parser.add_argument("--render", type=float, default=0.0)
+    parser.add_argument("--flip", action="store_true")
+    parser.add_argument("--patch", type=int, default=4)
+    parser.add_argument("--guidance", type=float, nargs="*", default=[1.0, 1.5, 2.0])
+    parser.add_argument("--samples", type=int, default=10_000)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--compact", action="store_true", help="small nets to judge by")
+    parser.add_argument("--device", default="cuda")
+    options = parser.parse_args()
+    options.output.mkdir(parents=True, exist_ok=True)
+
+    splats = the_set(options)
+    for tokens in options.tokens:
+        if tokens != "none":
+            trained_and_judged(splats, tokens, options)
+
+
+def the_set(options: argparse.Namespace) -> SplatSet:
+    path = options.output / "splats.safetensors"
+    if path.exists():
+        return load_splats(path)
+    began = time.perf_counter()
+    encoder = None if options.fit else EncoderConfig(steps=options.encoder_steps)
+    config = BuildConfig(options.splats, encoder=encoder)
+    splats = build(load_pictures(options.data), config, device=options.device)
+    seconds = time.perf_counter() - began
+    save_splats(path, splats)
+    floors = {"train": floor_psnr(splats, False, options.device), "test": floor_psnr(splats, True, options.device)}
+    said = {"set": str(path), "commit": commit(), "build_seconds": seconds, "floor_psnr": floors, **asdict(config)}
+    (options.output / "set.json").write_text(json.dumps(said, indent=2) + "\n")
+    print(json.dumps(said), flush=True)
+    return splats
+
+
+def trained_and_judged(splats: SplatSet, tokens: str, options: argparse.Namespace) -> None:
+    device, folder = options.device, options.output / tokens
+    config = TrainConfig(
+        tokens=tokens,
+        patch=options.patch,
+        network=NetworkConfig(depth=options.depth),
+        batch=options.batch,
+        rate=options.rate,
+        render=options.render if tokens == "splats" else 0.0,
+        flip=options.flip,
+        seed=options.seed,
+    )
+    steps_file = options.output / f"{tokens}-steps.json"
+    if not steps_file.exists():
+        trial = [*train(splats, replace(config, steps=300), folder / "trial", device=device, report_every=100)]
+        steps = max(300, round(options.seconds * trial[-1].pictures_per_second / config.batch))
+        steps_file.write_text(json.dumps(steps))
+    config = replace(config, steps=json.loads(steps_file.read_text()))
+    began = time.perf_counter()
+    events = [*train(splats, config, folder, device=device, report_every=500, save_every=5000)]
+    said = {"tokens": tokens, "steps": config.steps, "train_seconds": time.perf_counter() - began}
+    print(json.dumps(said | {"last": asdict(events[-1]) if events else None}), flush=True)
+
+    model = load_model(folder / MODEL, device)
+    pictures, test = splats.pictures, splats.part(True)
+    known, held_out = splats.part(False), splats.part(True)
+    labelled = bool(pictures.names)
+    real = (
+        *(pictures.images[known], pictures.labels[known] if labelled else None),
+        *(pictures.images[held_out], pictures.labels[held_out] if labelled else None),
+    )
+    settings = EvaluationConfig.compact() if options.compact else EvaluationConfig()
+    judges = train_judges(*real[:2], settings, device=device, folder=options.output / "judges")
+    floor = rendered(splats.layout, splats.tokens[torch.from_numpy(test)], device)
+    labels = torch.arange(options.samples) % model.network.classes
+    ways: list[tuple[Sampler, int, float]] = [("heun", 25, guidance) for guidance in options.guidance]
+    for sampler, steps, guidance in ways:
+        began = time.perf_counter()
+        drawn = generate(model, labels, SampleConfig(steps, sampler, guidance, seed=options.seed))
+        images = rendered(model.layout, drawn, device)
+        seconds = time.perf_counter() - began
+        finite = float(drawn.isfinite().flatten(1).all(1).float().mean())
+        report = evaluate(
+            images,
+            labels.numpy() if labelled else None,
+            *real,
+            floor=floor,
+            finite=finite,
+            config=settings,
+            judges=judges,
+            device=device,
+        )
+        note = (
+            f"{tokens}, {steps} steps of {sampler}, guidance {guidance:g}: {options.samples} samples in {seconds:.1f} s"
+        )
+        training = f"{config.steps} steps of training in {said['train_seconds']:.0f} s, commit {commit()}"
+        report = replace(report, notes=(*report.notes, note, training))
+        name = f"{tokens}-{sampler}{steps}-g{guidance:g}"
+        (options.output / f"{name}.md").write_text(report.to_markdown())
+        (options.output / f"{name}.json").write_text(report.to_json() + "\n")
+        save_sheet(options.output / f"{name}.png", np.ascontiguousarray(images[:100]), 10)
+        print(f"{name}: FD {report.row('samples').frechet:.3f}\n{report.to_markdown()}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

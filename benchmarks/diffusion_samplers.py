@@ -1,0 +1,64 @@
+"""What samplers, steps, guidance and schedule do to the samples of one model:
+python benchmarks/diffusion_samplers.py MODEL SPLATS --judges FOLDER
+
+Every row draws the same number of samples from the same noise and judges them by the same nets.
+"""
+
+import argparse
+import time
+from pathlib import Path
+
+import torch
+from machine import commit
+
+from splat2d.diffusion.evaluation import EvaluationConfig, train_judges
+from splat2d.diffusion.metrics import frechet_distance, neighbourhoods
+from splat2d.diffusion.model import SampleConfig, generate, load_model
+from splat2d.diffusion.splatset import load_splats, rendered
+
+ROWS = [
+    *(SampleConfig(steps, sampler) for sampler in ("euler", "dpm++") for steps in (10, 25, 50, 100)),
+    *(SampleConfig(steps, "heun") for steps in (5, 13, 25, 50)),
+    *(SampleConfig(guidance=guidance) for guidance in (1.0, 1.25, 1.75, 2.0, 3.0)),
+    *(SampleConfig(shift=shift) for shift in (0.5, 0.7, 1.5, 2.0)),
+]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", type=Path)
+    parser.add_argument("splats", type=Path)
+    parser.add_argument("--judges", type=Path)
+    parser.add_argument("--samples", type=int, default=10_000)
+    parser.add_argument("--compact", action="store_true", help="small nets to judge by")
+    parser.add_argument("--device", default="cuda")
+    options = parser.parse_args()
+    device = options.device
+    model, splats = load_model(options.model, device), load_splats(options.splats)
+    pictures, known, test = splats.pictures, splats.part(False), splats.part(True)
+    settings = EvaluationConfig.compact() if options.compact else EvaluationConfig()
+    judges = train_judges(
+        pictures.images[known], pictures.labels[known], settings, device=device, folder=options.judges
+    )
+    assert judges.second is not None
+    real = judges.features.features(pictures.images[test])
+    labels = torch.arange(options.samples) % model.network.classes
+    print(f"Commit {commit()}, {options.samples} samples, judges {judges.digests}\n")
+    print("| sampler | steps | guidance | shift | FD | precision | recall | second accuracy | seconds |")
+    print("|---|---|---|---|---|---|---|---|---|")
+    for row in ROWS:
+        began = time.perf_counter()
+        images = rendered(model.layout, generate(model, labels, row), device)
+        seconds = time.perf_counter() - began
+        found = judges.features.features(images)
+        overlap = neighbourhoods(torch.from_numpy(found).to(device), torch.from_numpy(real).to(device))
+        accuracy = judges.second.accuracy(images, labels.numpy())
+        print(
+            f"| {row.sampler} | {row.steps} | {row.guidance:g} | {row.shift:g} | {frechet_distance(found, real):.3f} | "
+            f"{overlap.precision:.3f} | {overlap.recall:.3f} | {accuracy:.4f} | {seconds:.1f} |",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    main()
