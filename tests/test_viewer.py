@@ -415,7 +415,7 @@ def test_the_canvas_shows_the_picture_at_every_zoom(viewer, site, path):
     least = 60
     assert agrees(page, splats) >= least
     page.page.keyboard.press("1")
-    assert page.text("#zoom") == "100 %"
+    page.page.wait_for_selector("#zoom:text-is('100 %')")
     assert agrees(page, splats) >= least
     page.page.mouse.move(150, 160)
     page.page.mouse.wheel(0, -900)
