@@ -3,6 +3,8 @@
 Two fits of nearly the same picture may differ much, for their last steps follow the noise. What a network puts out is a
 smooth function of the picture, so that a generative model has less to learn by heart. Each pass sees what the splats of
 the last one leave over, and the gradient of the squared error, as a learned optimiser does (Andrychowicz et al. 2016).
+In the end splats settle where the squared error and the pull of the network's answer balance: near by, there is one
+such place, so that it follows the picture smoothly too.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from splat2d.errors import InputError
 AROUND = 3  # points a side, around each slot, where features of the picture are read
 BOUND = 4.0  # of what one pass may change, in the units of tokens
 ENCODED_AT_ONCE = 1 << 21  # pixels
+SURVEYED = 4096  # pictures that the deviations of fields are found from
 PREFIX = "encoder."  # of its tensors in files
 
 
@@ -39,6 +42,8 @@ class EncoderConfig:
     batch: int = 512
     rate: float = 1e-3
     noise: float = 0.1  # added to whitened tokens in training: splats that look the same in spite of small errors
+    pull: float = 0.03  # weight of squared whitened distances from the network's answer, in settling
+    settling: int = 100  # steps of that
 
 
 class Encoder(nn.Module):
@@ -64,10 +69,21 @@ class Encoder(nn.Module):
         nn.init.zeros_(self.leave.weight)
         nn.init.zeros_(self.leave.bias)
         self.register_buffer("reading", _reading(layout), persistent=False)
+        self.register_buffer("spread", torch.ones(layout.fields))  # deviation of each field of the answers
 
     def forward(self, images: Tensor) -> Tensor:
         """images [B, H, W, C] of 0..1 -> tokens [B, N, F]"""
-        return self.refine(images)[-1]
+        answer = self.refine(images)[-1].detach()
+        with torch.enable_grad():
+            tokens = answer.clone().requires_grad_()
+            optimizer = torch.optim.Adam([tokens], betas=(0.9, 0.99))
+            for step in range(self.config.settling):
+                optimizer.param_groups[0]["lr"] = 0.01 * (1 + math.cos(math.pi * step / self.config.settling))
+                optimizer.zero_grad()
+                error = (self.layout.pictures(tokens) - images).square().sum()
+                (error + self.config.pull * ((tokens - answer) / self.spread).square().sum()).backward()
+                optimizer.step()
+        return tokens.detach()
 
     def refine(self, images: Tensor) -> list[Tensor]:
         """The tokens after each pass. Gradients do not reach from one pass into those before."""
@@ -154,8 +170,13 @@ def train_encoder(
         run(*batch())
         if progress:
             progress(index + 1)
-    # As a file has it, so that a picture encoded later gets the same splats.
-    return encoder.half().float().eval().requires_grad_(False)
+    encoder.eval().requires_grad_(False)
+    for weight in encoder.parameters():
+        weight.copy_(weight.half())  # as a file has it, so that a picture encoded later gets the same splats
+    some = images[torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))[:SURVEYED].to(device)]
+    answers = torch.cat([encoder.refine(part.float() / 255)[-1] for part in some.split(config.batch)])
+    encoder.spread.copy_(answers.flatten(0, 1).std(0).clamp_min(1e-3).half())
+    return encoder
 
 
 @torch.no_grad()
@@ -199,10 +220,11 @@ def check(config: EncoderConfig) -> None:
             raise InputError(f"{name}: must be at least 1, got {getattr(config, name)}")
     if config.width % config.heads:
         raise InputError(f"width: must be a multiple of the heads, {config.heads}, got {config.width}")
-    if not 0 < config.rate < math.inf or not 0 <= config.noise < math.inf:
-        raise InputError(
-            f"rate: must be above 0, and noise at least 0, got {config.rate} and {config.noise}"
-        )
+    if not 0 < config.rate < math.inf:
+        raise InputError(f"rate: must be above 0, got {config.rate}")
+    for name in ("noise", "pull", "settling"):
+        if not 0 <= getattr(config, name) < math.inf:
+            raise InputError(f"{name}: must be at least 0 and finite, got {getattr(config, name)}")
 
 
 def _reading(layout: SplatLayout) -> Tensor:
