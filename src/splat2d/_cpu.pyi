@@ -67,7 +67,6 @@ def decode_packets(
     cell_exponent: int,
     margin: int,
 ) -> tuple[I32, F64]: ...
-
 def dequantize(
     indices: I32, transform: F64, *, step: float, cell_exponent: int, margin: int
 ) -> tuple[F32, F32, F32]: ...
