@@ -24,7 +24,7 @@ from splat2d.errors import InputError
 FIT = BuildConfig(steps=300)  # of a picture, where a model of splats has to have its tokens
 INNER, INNER_RATE = 8, 0.4  # steps of Adam at each pass, and their size relative to what the model leaves open
 TRUST = 0.2  # error of the pixels of a prediction, relative to that of its tokens
-NEAR = 0.01  # error of pixels that is left alone: 40 dB
+NEAR = 0.005  # error of pixels that is left alone: 46 dB
 LAST, LAST_RATE, LAST_DEVIATION = 300, 0.1, 0.3  # steps of Adam at the end, their size, and how far tokens may go
 BEYOND = 0.1  # share of what lies beyond 0..1 that counts: none is seen, but without any there is no way back
 COLORS = 3  # channels with colour; a fourth is alpha
