@@ -104,7 +104,9 @@ class CellModel {
     const bool wide = region.columns >= region.rows;
     const std::int64_t side = wide ? region.columns : region.rows, first = wide ? low.columns : low.rows;
     std::int64_t here = known_low * side + kEven * first, there = known_high * side + kEven * (side - first);
-    const int shift = std::max(0, log2_floor(here + there) - 23);  // keeps products small
+    int shift = std::max(0, log2_floor(here + there) - 23);  // keeps products small
+    // The least shift by which the sum stays below 2^24: both may lose a bit that together made one.
+    if (shift > 0 && (here >> (shift - 1)) + (there >> (shift - 1)) < 1 << 24) --shift;
     here = std::max<std::int64_t>(here >> shift, 1);
     there = std::max<std::int64_t>(there >> shift, 1);
     if (total >= kFew) {
