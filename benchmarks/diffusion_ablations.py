@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from machine import commit
 
-from splat2d.diffusion.encoder import EncoderConfig, train_encoder
+from splat2d.diffusion.encoder import EncoderConfig, encoded, train_encoder
 from splat2d.diffusion.evaluation import train_judges
 from splat2d.diffusion.grids import save_sheet
 from splat2d.diffusion.layouts import GEOMETRY, SplatLayout
@@ -35,7 +35,6 @@ class Variant:
     build: dict[str, Any] = field(default_factory=dict)
     train: dict[str, Any] = field(default_factory=dict)
     encoder: dict[str, Any] | None = None  # splats by an encoder of this configuration instead of fits
-    polish: int = 0  # steps of a fit from there
     order: str = "slots"  # of the splats: slots, shuffled, morton (of the fits), random (fits from random starts)
 
 
@@ -46,8 +45,11 @@ VARIANTS = {
     "encoder, 100 splats, noise 0.2": Variant(build={"splats": 100}, encoder={"noise": 0.2}),
     "encoder, 100 splats, noise 0.03": Variant(build={"splats": 100}, encoder={"noise": 0.03}),
     "encoder, 100 splats, one pass": Variant(build={"splats": 100}, encoder={"passes": 1}),
-    "encoder, 100 splats, polished": Variant(build={"splats": 100}, encoder={}, polish=10),
-    "encoder": Variant(encoder={}),
+    "encoder, 100 splats, not settled": Variant(build={"splats": 100}, encoder={"settling": 0}),
+    "encoder, 100 splats, pull 0.01": Variant(build={"splats": 100}, encoder={"pull": 0.01}),
+    "encoder, 100 splats, pull 0.003": Variant(build={"splats": 100}, encoder={"pull": 0.003}),
+    "encoder, 100 splats, render loss 0.3": Variant(build={"splats": 100}, encoder={}, train={"render": 0.3}),
+    "encoder, 64 splats": Variant(build={"splats": 64}, encoder={}),
     "100 splats, anchor 0.02": Variant(build={"splats": 100, "anchor": 0.02}),
     "predict x": Variant(train={"prediction": "x"}),
     "pixels, patch 2": Variant(train={"tokens": "pixels", "patch": 2}),
@@ -97,7 +99,7 @@ def main() -> None:
         variant = VARIANTS[name]
         torch._dynamo.reset()  # it keeps only so many versions of a function
         began = time.perf_counter()
-        key = repr((variant.build, variant.encoder, variant.polish, variant.order))
+        key = repr((variant.build, variant.encoder, variant.order))
         if key not in sets:
             sets[key] = splats_of(pictures, variant, options.device, options.encoder_seconds)
         splats = sets[key]
@@ -128,14 +130,7 @@ def splats_of(pictures: Pictures, variant: Variant, device: str, seconds: float)
             settings = replace(settings, steps=steps_within(seconds, known, layout, settings))
         encoder = train_encoder(known, layout, settings, anchor=config.anchor)
         print(f"encoder: {settings.steps} steps", flush=True)
-        parts = []
-        for some in images.split(5000):
-            shown = some.float() / 255
-            found = encoder(shown)
-            if variant.polish:
-                found = fit_tokens(shown, layout, replace(config, steps=variant.polish, rate=0.01), start=found)
-            parts.append(found.cpu())
-        tokens = torch.cat(parts)
+        tokens = encoded(encoder, images).cpu()
     generator = torch.Generator().manual_seed(0)
     if "random" in variant.order:
         # Splats anywhere, of the sizes of the slots: as fits start that know nothing of slots.
