@@ -37,7 +37,22 @@ def made(needed, one_thread, digit_pictures, tmp_path_factory):
     np.savez(folder / "digits.npz", **parts, names=names)
     splats, model = folder / "splats.safetensors", folder / "model"
     assert (
-        main(["diffusion", "build", f"{folder}/digits.npz", "-o", str(splats), "--splats", "9", "--steps", "15"]) == 0
+        main(
+            [
+                "diffusion",
+                "build",
+                f"{folder}/digits.npz",
+                "-o",
+                str(splats),
+                "--splats",
+                "9",
+                "--method",
+                "fit",
+                "--steps",
+                "15",
+            ]
+        )
+        == 0
     )
     assert main(["diffusion", "train", str(splats), "-o", str(model), *TRAIN.split()]) == 0
     return folder
@@ -63,7 +78,22 @@ def refused(capsys, *arguments):
 
 def test_build_reports_what_it_made(made, tmp_path, capsys):
     output = tmp_path / "s.safetensors"
-    options = ["-o", output, "--splats", 16, "--steps", 50, "--rate", 0.05, "--limit", 40, "--device", "cpu"]
+    options = [
+        "-o",
+        output,
+        "--splats",
+        16,
+        "--method",
+        "fit",
+        "--steps",
+        50,
+        "--rate",
+        0.05,
+        "--limit",
+        40,
+        "--device",
+        "cpu",
+    ]
     report = run_json(capsys, "build", made / "digits.npz", *options)
     assert (report["train"], report["test"], report["splats"], report["device"]) == (40, 40, 16, "cpu")
     assert (report["width"], report["height"], report["channels"]) == (8, 8, 1)
@@ -275,7 +305,24 @@ def test_bad_input_of_sample(made, tmp_path, capsys):
 
 def test_bad_input_of_evaluate(made, tmp_path, capsys):
     model, splats = made / "model" / "model.safetensors", tmp_path / "s.safetensors"
-    assert main(["diffusion", "build", f"{made}/digits.npz", "-o", str(splats), "--splats", "4", "--steps", "1"]) == 0
+    assert (
+        main(
+            [
+                "diffusion",
+                "build",
+                f"{made}/digits.npz",
+                "-o",
+                str(splats),
+                "--splats",
+                "4",
+                "--method",
+                "fit",
+                "--steps",
+                "1",
+            ]
+        )
+        == 0
+    )
     message = refused(capsys, "evaluate", model, splats)
     assert message == "the model makes 9 splats a picture, the set has 4; give its own set"
     assert 'suffix ".txt"' in refused(capsys, "evaluate", model, splats, "-o", tmp_path / "r.txt")
@@ -355,7 +402,7 @@ def test_defaults_are_those_of_the_configurations(needed):
     from splat2d.diffusion import BuildConfig, NetworkConfig, SampleConfig, TrainConfig
 
     pairs = (
-        (diffusion_cli.Build, (BuildConfig(),), set()),
+        (diffusion_cli.Build, (BuildConfig(),), {"steps", "rate", "encoder"}),
         (diffusion_cli.Train, (TrainConfig(), NetworkConfig()), {"network", "warmup", "decay", "render_from", "slots"}),
         (diffusion_cli.Sample, (SampleConfig(),), set()),
         (diffusion_cli.Evaluate, (SampleConfig(),), set()),

@@ -50,12 +50,15 @@ class Build:
     x and y, or x_train, y_train, x_test and y_test, and perhaps names."""
     output: Annotated[Path, arg(aliases=["-o"], metavar="FILE")] = Path("splats.safetensors")
     """Where to write the splats, with the pictures."""
-    splats: Number = 64
+    splats: Number = 100
     """Splats of each picture, those of a grid over it."""
-    steps: Number = 500
-    """Steps of the fit."""
-    rate: Value = 0.03
-    """Learning rate of the fit."""
+    method: Literal["encode", "fit"] = "encode"
+    """How pictures get their splats. encode: by a network, trained on them first, whose splats are far easier to learn.
+    fit: each by itself, closer to the picture; needs no GPU."""
+    steps: Count = None
+    """Steps of the training of the encoder, 4000 unless given, or of the fits, 500."""
+    rate: Annotated[float | None, arg(metavar="X", help_behavior_hint="")] = None
+    """Learning rate: 0.001 for the encoder, 0.03 for fits, unless given."""
     anchor: Value = 0.002
     """How much to keep splats near their place in the grid; more makes pictures alike, hence easier to learn."""
     limit: Count = None
@@ -275,13 +278,20 @@ def run(group: Diffusion) -> int:
 
 def _build(command: Build) -> int:
     from splat2d.diffusion.devices import chosen, label
+    from splat2d.diffusion.encoder import EncoderConfig
     from splat2d.diffusion.pictures import load_pictures
     from splat2d.diffusion.splatset import BuildConfig, build, floor_psnr, save_splats
     from splat2d.files import check_places
 
     check_places([command.output], command.data, [".safetensors"])
     device = chosen(command.device)
-    config = BuildConfig(command.splats, command.steps, command.rate, command.anchor)
+    settings = EncoderConfig() if command.method == "encode" else BuildConfig()
+    steps = settings.steps if command.steps is None else command.steps
+    rate = settings.rate if command.rate is None else command.rate
+    if command.method == "encode":
+        config = BuildConfig(command.splats, anchor=command.anchor, encoder=EncoderConfig(steps=steps, rate=rate))
+    else:
+        config = BuildConfig(command.splats, steps, rate, command.anchor)
     pictures = load_pictures(command.data, limit=command.limit)
     began = time.perf_counter()
     with _counting(command.quiet) as show:
@@ -289,7 +299,7 @@ def _build(command: Build) -> int:
             pictures,
             config,
             device=device,
-            progress=lambda done, total: show(done, total, f"fitting  step {done}/{total}"),
+            progress=lambda done, total: show(done, total, f"{command.method}  step {done}/{total}"),
         )
     seconds = time.perf_counter() - began
     save_splats(command.output, splats)
