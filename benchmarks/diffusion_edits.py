@@ -3,7 +3,7 @@
 Test pictures lose their lower half, or are shrunk to a quarter of each side; the model makes the rest anew, without
 and with the class. Prints how well the results agree with what was given (PSNR of 8-bit pictures), how near the rest
 comes to the original, which no model can know, and, with --judges, the share that the second classifier assigns to the
-class of the original. The figure shows the first pictures by index: originals, what was given, what was made of it.
+class of the original. The figure shows the first pictures drawn: originals, what was given, what was made of it.
 """
 
 import argparse
@@ -48,7 +48,9 @@ def main() -> None:
     device = chosen(arguments.device)
     model, splats = load_model(arguments.model, device), load_splats(arguments.splats)
     check_same(model, splats)
-    part, train = splats.part(True)[: arguments.count], splats.part(False)
+    # Drawn, since sets may have their pictures class by class.
+    part = np.random.default_rng(arguments.seed).permutation(splats.part(True))[: arguments.count]
+    train = splats.part(False)
     pictures, classes = splats.pictures.images[part], torch.from_numpy(splats.pictures.labels[part])
     images = torch.from_numpy(pictures).to(device).float() / 255
     second = None

@@ -186,12 +186,29 @@ def test_a_normal_model_leaves_unknown_pixels_alone():
     torch.testing.assert_close(free.std(0), torch.full((8, 1), 0.1), atol=0.015, rtol=0)
 
 
-def test_a_prediction_moves_no_further_than_it_may():
-    model = normal_model(PatchLayout(4, 4, 1, 2), torch.full((4,), 0.1))
-    known = known_means(torch.full((1, 2, 2, 1), 0.9), 4, 4)  # four deviations away
-    for deviation in (0.01, 0.1):
-        moved = agreeing(model, known, torch.zeros(1, 4, 4), deviation)
-        assert moved.min() > 0 and moved.max() < 3 * deviation
+def test_what_is_known_reaches_what_depends_on_it():
+    """A denoiser of pictures whose halves are alike: what is known of the one is told to the other, and no further than
+    its deviation allows.
+    """
+    layout = PatchLayout(4, 4, 1, 2)
+    model = normal_model(layout, torch.full((4,), 0.1))
+    keep = torch.arange(4)[:, None].expand(4, 4) < 2
+    known = known_pixels(torch.full((1, 4, 4, 1), 0.9), keep)  # four deviations away
+
+    def alike(x, t):
+        both = 0.5 * (x + x.roll(2, 1))
+        return t[:, None, None] * both / (t**2 + (1 - t) ** 2)[:, None, None]
+
+    for t in (0.5, 0.9):
+        apart, joined = (
+            agreeing(model, known, denoise, torch.zeros(1, 4, 4), torch.tensor([t]))
+            for denoise in (lambda x, t: model.clean(x, t, t), alike)
+        )
+        deviation = (1 - t) / math.hypot(t, 1 - t)
+        assert 0.3 * deviation < apart[:, :2].min() and apart.max() < 3 * deviation
+        assert apart[:, 2:].abs().max() < 1e-6
+        torch.testing.assert_close(joined[:, 2:], joined[:, :2])
+        torch.testing.assert_close(joined[:, :2], 0.5 * apart[:, :2])
 
 
 # --- digits

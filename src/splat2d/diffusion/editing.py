@@ -23,9 +23,10 @@ from splat2d.errors import InputError
 
 FIT = BuildConfig(steps=300)  # of a picture, where a model of splats has to have its tokens
 INNER, INNER_RATE = 8, 0.4  # steps of Adam at each pass, and their size relative to what the model leaves open
-TRUST = 0.2  # error of the pixels of a prediction, relative to that of its tokens
+TRUST = 0.1  # error of the pixels of a prediction, relative to that of its tokens
 NEAR = 0.005  # error of pixels that is left alone: 46 dB
 LAST, LAST_RATE, LAST_DEVIATION = 300, 0.1, 0.3  # steps of Adam at the end, their size, and how far tokens may go
+REST = 0.1  # how far pixels may go at the end where nothing is known
 BEYOND = 0.1  # share of what lies beyond 0..1 that counts: none is seen, but without any there is no way back
 COLORS = 3  # channels with colour; a fourth is alpha
 
@@ -120,7 +121,7 @@ def complete(
     """Tokens [n, N, F] of pictures that agree with what is known, of the classes labels [n]. Raises InputError.
 
     The class after the last one stands for any. Each pass through the network predicts a picture; agreeing() pulls it
-    to what is known, and the sampler goes on from there. settled() meets the values in the end.
+    towards what is known, and the sampler goes on from there. settled() meets the values in the end.
     """
     config = config or EditConfig()
     sampling = config.sampling
@@ -139,7 +140,7 @@ def complete(
     base = _told(model.denoiser(labels.to(model.device), sampling.guidance), passes, progress)
 
     def denoise(x: Tensor, t: Tensor) -> Tensor:
-        return agreeing(model, known, base(x, t), _open(float(t[0])))
+        return agreeing(model, known, base, x, t)
 
     x = sample(denoise, noise_for(model, range(len(labels)), sampling.seed), whole, sampling.sampler)
     for repeat in range(config.repeats):
@@ -147,39 +148,53 @@ def complete(
     return model.tokens(settled(model, known, x))
 
 
-def agreeing(model: Model, known: Known, clean: Tensor, deviation: float) -> Tensor:
-    """Whitened tokens near a prediction [B, N, F] of this standard deviation that show more of what is known.
+def agreeing(model: Model, known: Known, denoise: Denoise, x: Tensor, t: Tensor) -> Tensor:
+    """The clean tokens that a denoiser expects for x_t [B, N, F], given what is known too; whitened.
 
-    A few steps towards the likeliest tokens, if those of the model are normal around its prediction (Zhu et al. 2023,
-    "DiffPIR"; of the steps none is longer than the deviation allows, which keeps splats where their pictures are nearly
-    linear). What the rest of the picture makes of it is left to the network's next pass: gradients through the network
-    (Chung et al. 2023) cost three times as much and were no better.
+    If they were independent and normal around its prediction, the likeliest would be those of a few steps from there,
+    none longer than their deviation allows, which keeps splats where their pictures are nearly linear. But they depend
+    on each other, by the covariance (1 - t)^2 / t times the denoiser's Jacobian: what the steps changed goes through it
+    (Song et al. 2023, "Pseudoinverse-guided diffusion models") and so reaches the rest of the picture.
     """
+    now = float(t[0])
+    deviation = (1 - now) / math.hypot(now, 1 - now)  # of tokens of unit variance
+    with torch.enable_grad():
+        noisy = x.detach().requires_grad_()
+        clean = denoise(noisy, t)
+    start = clean.detach()
     error = max(NEAR, TRUST * deviation)
-    return _pulled(model, known, clean, deviation, error, INNER, INNER_RATE * deviation)
+    change = _pulled(model, known, start, (deviation, error, math.inf), INNER, INNER_RATE * deviation) - start
+    if now == 0:
+        return start + change  # all that is known of the covariance is that of whitened tokens, 1 for each
+    (through,) = torch.autograd.grad(clean, noisy, change)
+    return start + (1 - now) ** 2 / now / deviation**2 * through
 
 
 def settled(model: Model, known: Known, clean: Tensor) -> Tensor:
-    """The whitened tokens [B, N, F] nearest to these that show what is known."""
-    return _pulled(model, known, clean, LAST_DEVIATION, NEAR, LAST, LAST_RATE)
+    """The whitened tokens [B, N, F] nearest to these, and in what they show, that show what is known."""
+    return _pulled(model, known, clean, (LAST_DEVIATION, NEAR, REST), LAST, LAST_RATE)
 
 
 def _pulled(
-    model: Model, known: Known, start: Tensor, deviation: float, error: float, steps: int, rate: float
+    model: Model, known: Known, start: Tensor, deviations: tuple[float, float, float], steps: int, rate: float
 ) -> Tensor:
-    """Lessens the squared errors of known values and the squared distance from start, in units of the deviations.
+    """Lessens the squared distance from start, the squared errors of known values and the squared changes of pixels,
+    each in units of its deviation.
 
     By Adam, whose steps do not depend on the other pictures of the batch.
     """
     tokens = start.detach().clone().requires_grad_()
     optimizer = torch.optim.Adam([tokens], lr=rate, betas=(0.8, 0.95))
+    first = model.layout.pictures(model.tokens(start))
+    near, error, change = deviations
     with torch.enable_grad():
         for step in range(steps):
             optimizer.param_groups[0]["lr"] = rate * (1 - step / steps)
             optimizer.zero_grad()
             shown = model.layout.pictures(model.tokens(tokens))
             wrong = known.measure(torch.lerp(shown.clamp(0, 1), shown, BEYOND)) - known.values
-            loss = wrong.square().sum() / error**2 + (tokens - start).square().sum() / deviation**2
+            loss = wrong.square().sum() / error**2 + (tokens - start).square().sum() / near**2
+            loss = loss + (shown - first).square().sum() / change**2
             loss.backward()
             optimizer.step()
     return tokens.detach()
@@ -249,11 +264,6 @@ def blend_seeds(
         model.denoiser(labels.to(model.device), config.guidance), evaluations(config.steps, config.sampler), progress
     )
     return model.tokens(sample(denoise, noise, schedule, config.sampler))
-
-
-def _open(t: float) -> float:
-    """Standard deviation of tokens of unit variance, given x_t: what is left open at time t."""
-    return (1 - t) / math.hypot(t, 1 - t)
 
 
 def _noised(model: Model, x: Tensor, t: float, seed: int, draw: int) -> Tensor:
