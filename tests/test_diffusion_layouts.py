@@ -203,7 +203,7 @@ def test_files_that_are_no_sets(digit_splats, tmp_path):
     assert torch.equal(load_splats(path).tokens, digit_splats.tokens)
 
 
-SMALL = EncoderConfig(width=32, depth=1, heads=4, passes=2, features=16, steps=120, batch=64, rate=3e-3)
+SMALL = EncoderConfig(width=32, depth=1, heads=4, passes=2, features=16, steps=120, batch=64, rate=3e-3, pull=0.03)
 
 
 @pytest.fixture(scope="module")

@@ -42,8 +42,8 @@ class EncoderConfig:
     batch: int = 512
     rate: float = 1e-3
     noise: float = 0.1  # added to whitened tokens in training: splats that look the same in spite of small errors
-    pull: float = 0.03  # weight of squared whitened distances from the network's answer, in settling
-    settling: int = 100  # steps of that
+    pull: float = 0.003  # weight of squared whitened distances from the network's answer, in settling
+    settling: int = 200  # steps of that
 
 
 class Encoder(nn.Module):
