@@ -60,13 +60,21 @@ def both(*variants: Variant) -> Variant:
     return all_of_them
 
 
-def times_steps(factor: int) -> Variant:
-    """A variant with more steps and as many more relocations."""
-    changed = {
-        name: replace(r, steps=factor * r.steps, relocations=factor * r.relocations)
-        for name, r in fitting.RECIPES.items()
-    }
-    return constants(fitting, RECIPES=changed)
+def floor(log_min: float) -> Variant:
+    """A variant whose splats measure at least e^log_min pixels across the ridge, whatever the density."""
+    return constants(fitting, log_thinnest=lambda pixels_per_splat: log_min)
+
+
+def constant_for(share: float, final: float = fitting.RATE_FINAL) -> Variant:
+    rates = partial(fitting.cosine_rates, constant=share)
+    return both(constants(fitting, cosine_rates=rates), constants(fitting, RATE_FINAL=final))
+
+
+def scaled(factor: float, **others: float) -> Variant:
+    """A variant with all learning rates times factor, but for others."""
+    o = Optimizer()
+    names = ("mean_rate", "diagonal_rate", "shear_rate", "color_rate")
+    return optimizer(**{name: factor * getattr(o, name) for name in names} | others)
 
 
 def laboratory(**methods: Any) -> Variant:
@@ -104,24 +112,31 @@ VARIANTS: dict[str, Variant] = {
     "relocation: 4 %": recipe(relocated=0.04),
     "relocation: until 70 % of the steps": recipe(relocation_end=0.7),
     "relocation: until 95 % of the steps": recipe(relocation_end=0.95),
-    "rates: x 0.5": optimizer(mean_rate=0.25, diagonal_rate=0.05, shear_rate=0.05, color_rate=0.005),
-    "rates: x 2": optimizer(mean_rate=1.0, diagonal_rate=0.2, shear_rate=0.2, color_rate=0.02),
+    "rates: alike at every density": constants(fitting, crowd_factor=lambda pixels_per_splat: 1.0),
+    "rates: x 0.5": scaled(0.5),
+    "rates: x 0.3": scaled(0.3),
+    "rates: x 0.2": scaled(0.2),
+    "rates: constant for 0 %": constant_for(0.0),
+    "rates: constant for 0 %, x 2": both(scaled(2), constant_for(0.0)),
+    "rates: down to 0.5 %": constant_for(0.7, 0.005),
+    "rates: x 2": scaled(2),
     "rates: mean x 0.5": optimizer(mean_rate=0.25),
     "rates: mean x 0.2": optimizer(mean_rate=0.1),
     "rates: diagonal x 0.5": optimizer(diagonal_rate=0.05),
     "rates: shear x 0.5": optimizer(shear_rate=0.05),
     "rates: color x 0.5": optimizer(color_rate=0.005),
     "rates: color x 2": optimizer(color_rate=0.02),
-    "rates: constant for 30 %": constants(fitting, RATE_CONSTANT=0.3),
-    "rates: constant for 50 %": constants(fitting, RATE_CONSTANT=0.5),
-    "rates: constant for 85 %": constants(fitting, RATE_CONSTANT=0.85),
+    "rates: constant for 30 %": constant_for(0.3),
+    "rates: constant for 50 %": constant_for(0.5),
+    "rates: constant for 85 %": constant_for(0.85),
     "betas: 0.8, 0.99": optimizer(beta1=0.8),
     "betas: 0.95, 0.99": optimizer(beta1=0.95),
     "betas: 0.9, 0.95": optimizer(beta2=0.95),
     "betas: 0.9, 0.999": optimizer(beta2=0.999),
-    "floor: 0.41 px": optimizer(log_min=-0.9),
-    "floor: 0.30 px": optimizer(log_min=-1.2),
-    "floor: 0.20 px": optimizer(log_min=-1.6),
+    "floor: 0.50 px": floor(-0.7),
+    "floor: 0.41 px": floor(-0.9),
+    "floor: 0.30 px": floor(-1.2),
+    "floor: 0.20 px": floor(-1.6),
     "laboratory: as shipped": laboratory(),
     "laboratory: removal by readjusted error": laboratory(worth="readjusted"),
     "laboratory: placed by pursuit": laboratory(place="pursuit", share=0.7),
@@ -134,8 +149,13 @@ VARIANTS: dict[str, Variant] = {
     "laboratory: saturation for free": laboratory(saturated=True),
     "laboratory: positions with noise": laboratory(noise=0.05),
     "laboratory: colours solved after events": laboratory(color_solve=8),
-    "steps: x 3": times_steps(3),
-    "steps: x 10": times_steps(10),
+    "steps: 1,000, 20 relocations of 3 %": recipe(steps=1000, relocations=20, relocated=0.03),
+    "steps: 5,000, 40 relocations": recipe(steps=5000, relocations=40),
+    "steps: 30,000, 240 relocations": recipe(steps=30000, relocations=240),
+    "steps: 50,000, 400 relocations": recipe(steps=50000, relocations=400),
+    "everything: as before these experiments": both(
+        recipe(steps=5000, relocations=40), floor(-0.7), constants(fitting, crowd_factor=lambda pixels_per_splat: 1.0)
+    ),
 }
 
 

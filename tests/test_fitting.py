@@ -12,6 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from splat2d import FitConfig, InputError, fit, fit_steps, psnr, render, ssim
+from splat2d.engine import Optimizer
+from splat2d.fitting import THINNEST, crowd_factor, log_thinnest
 
 ONE_CORE = {"preset": "fast", "threads": 1}  # so that a busy machine is no slower than its cores
 FAST = {**ONE_CORE, "steps": 100}
@@ -97,6 +99,29 @@ def test_no_direction_is_preferred():
         for turn in turns
     ]
     assert max(values) - min(values) < 0.5
+
+
+def across_the_ridge(splats):
+    """Standard deviations, pixels."""
+    a, b, c = splats.log_cholesky.astype(np.float64).T
+    return np.exp(c) / np.hypot(1, b * np.exp(-a))
+
+
+def test_dense_splats_may_be_thinner():
+    sparse, dense = (across_the_ridge(fit(face(), splats=count, **FAST).splats).min() for count in (200, 1500))
+    assert sparse > 0.496
+    assert 0.299 < dense < 0.4
+
+
+def test_the_limits_follow_the_density():
+    sizes = [math.exp(log_thinnest(pixels)) for pixels in (0.1, 4, 7.3, 12, 25, 1000)]
+    assert sizes == sorted(sizes)
+    assert sizes[:2] == pytest.approx([THINNEST, THINNEST])
+    assert sizes[-1] == pytest.approx(math.exp(Optimizer().log_min))
+    rates = [crowd_factor(pixels) for pixels in (0.1, 2, 8, 12, 16, 1000)]
+    assert rates == sorted(rates)
+    assert rates[-2:] == [1, 1]
+    assert crowd_factor(0.01) < rates[0] < 0.5
 
 
 @pytest.mark.parametrize("factor", [1024, -4, 0.1, 0.001])
@@ -350,7 +375,7 @@ def fitted(image, count, loss="l2"):
     measured = psnr(rendered, image)
     faint = abs(image - image.mean((0, 1))).max() < 0.25  # judged without a clamp, which can only help
     slack = math.inf if faint else 0.01
-    assert -0.01 < measured - result.psnr < slack or min(result.psnr, measured) > 100
+    assert -0.01 < measured - result.psnr < slack or min(result.psnr, measured) > 80
     return result, rendered
 
 

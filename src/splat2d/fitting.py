@@ -47,13 +47,19 @@ class Recipe:
 RECIPES: dict[Preset, Recipe] = {
     "fast": Recipe(500, 0.1, 8, 0.45, 10, 0.03, 0.85),
     "balanced": Recipe(1000, 0.1, 8, 0.45, 20, 0.03, 0.85),
-    "best": Recipe(5000, 0.1, 12, 0.45, 40, 0.02, 0.85),
+    "best": Recipe(15000, 0.1, 12, 0.45, 120, 0.02, 0.85),
 }
+RELOCATION_INTERVAL = 20  # least steps between two relocations of a run that is shorter than its preset's,
+LEAST_RELOCATIONS = 10  # unless there would be fewer than this
 
 RATE_CONSTANT = 0.7  # share of the steps before the learning rates fall along a cosine
 RATE_FINAL = 0.02  # of the learning rates, at the last step
 FAINT, ORDINARY = 0.25, 0.5  # largest deviation from the mean colour: of pictures to scale up, and after that
-CROWD = 4  # splats per pixel beyond which the learning rates fall
+DENSE = 16  # pixels per splat below which the learning rates fall: more splats move each pixel together
+DENSE_RATE = 0.3  # least factor of the learning rates for that
+CROWD = 4  # splats per pixel beyond which the learning rates fall further
+THIN = 1 / 9  # of the mean distance of splats: their least standard deviation across the ridge, within limits:
+THINNEST = 0.3  # pixels; the other limit is that of Optimizer
 NEW_SIZE = 0.5  # standard deviation of a grown splat, per mean distance of splats and SIZE
 NEW_SIZE_LEAST = 1.0  # pixels
 
@@ -137,14 +143,16 @@ def fit_steps(image: Floats, config: FitConfig) -> Iterator[Progress]:
 
     The caller may stop at any time; the last event of a complete run holds the best state. Raises InputError.
     """
-    run = _Run(checked(image), config)
+    image = checked(image)
     recipe = RECIPES[config.preset]
     steps = config.steps or recipe.steps
     if config.psnr is None:
-        pixels = run.width * run.height
+        pixels = image.shape[0] * image.shape[1]
         count = config.splats or max(1, round(pixels / PIXELS_PER_SPLAT))
+        run = _Run(image, config, Optimizer(log_min=log_thinnest(pixels / count)))
         yield from _fit_count(run, recipe, steps, count)
     else:
+        run = _Run(image, config, Optimizer())
         yield from _fit_psnr(run, recipe, steps, config.psnr)
     yield run.final()
 
@@ -216,12 +224,12 @@ class Target:
 class _Run:
     """A session with its clock and the best state so far."""
 
-    def __init__(self, image: Floats, config: FitConfig) -> None:
+    def __init__(self, image: Floats, config: FitConfig, optimizer: Optimizer) -> None:
         self.height, self.width, self.channels = image.shape
         self.seed = config.seed
         self.started = time.perf_counter()
         self.target = Target.of(image)
-        self.optimizer = Optimizer()
+        self.optimizer = optimizer
         self.session: Session = engine(config.device).start(
             self.target.image, self.target.base, config.loss.normalized(), self.optimizer, config.threads
         )
@@ -295,22 +303,31 @@ def draw_power(pixels_per_splat: float) -> float:
     return float(np.clip(1 + (math.log2(pixels_per_splat) - 2.5), 1, 3))
 
 
+def crowd_factor(pixels_per_splat: float) -> float:
+    """Of the learning rates."""
+    return min(1.0, max(pixels_per_splat / DENSE, DENSE_RATE), CROWD * pixels_per_splat)
+
+
+def log_thinnest(pixels_per_splat: float) -> float:
+    """Logarithm of the least standard deviation of a splat across its ridge, pixels; see docs/decisions.md."""
+    return min(math.log(max(THIN * math.sqrt(pixels_per_splat), THINNEST)), Optimizer().log_min)
+
+
 def _fit_count(run: _Run, recipe: Recipe, steps: int, count: int) -> Iterator[Progress]:
     run.planned = steps
     sigma = SIZE * spacing(run, count)
     new_sigma = max(NEW_SIZE_LEAST, NEW_SIZE * sigma)
-    power = draw_power(run.width * run.height / count)
-    # In a crowd many splats move each pixel together, by as much as one alone should.
-    rates = cosine_rates(steps) * np.float32(min(1.0, CROWD * run.width * run.height / count))
+    pixels_per_splat = run.width * run.height / count
+    power = draw_power(pixels_per_splat)
+    rates = cosine_rates(steps) * np.float32(crowd_factor(pixels_per_splat))
 
     start = max(1, round(recipe.start * count))
     targets: dict[int, int] = {}  # step -> splats from there on
     for k in range(1, recipe.growths + 1):
         targets[round(k / recipe.growths * recipe.growth_end * steps)] = start + (count - start) * k // recipe.growths
     window = recipe.relocation_end - recipe.growth_end
-    relocations = {
-        round((recipe.growth_end + window * k / recipe.relocations) * steps) for k in range(1, recipe.relocations + 1)
-    }
+    most = min(recipe.relocations, max(LEAST_RELOCATIONS, round(window * steps / RELOCATION_INTERVAL)))
+    relocations = {round((recipe.growth_end + window * k / most) * steps) for k in range(1, most + 1)}
     events = sorted({step for step in targets.keys() | relocations if step < steps})
 
     run.seed_splats(start, sigma)
@@ -345,7 +362,8 @@ def _fit_psnr(run: _Run, recipe: Recipe, steps: int, target: float) -> Iterator[
     run.seed_splats(count, SIZE * spacing(run, count))
     while True:
         reached = 0.0
-        for progress in run.advance(np.ones(interval, np.float32), full=False):
+        rates = np.full(interval, crowd_factor(limit / run.session.count), np.float32)
+        for progress in run.advance(rates, full=False):
             reached = progress.psnr
             yield progress
         if reached >= target - ANNEAL_GAIN or run.session.count == limit:
@@ -355,6 +373,7 @@ def _fit_psnr(run: _Run, recipe: Recipe, steps: int, target: float) -> Iterator[
     warmth = 1.0
     while True:
         run.best_loss = math.inf  # states with fewer splats no longer compete
+        warmth *= crowd_factor(limit / run.session.count)
         yield from _anneal(run, recipe, warmth * cosine_rates(anneal))
         assert run.best is not None
         missing = target - run.best.psnr
@@ -371,7 +390,8 @@ def _anneal(run: _Run, recipe: Recipe, rates: Floats) -> Iterator[Progress]:
     count = run.session.count
     power = draw_power(run.width * run.height / count)
     sigma = max(NEW_SIZE_LEAST, NEW_SIZE * SIZE * spacing(run, count))
-    bounds = [round(len(rates) / 2 * k / recipe.relocations) for k in range(recipe.relocations + 1)]
+    most = min(recipe.relocations, max(LEAST_RELOCATIONS, round(len(rates) / 2 / RELOCATION_INTERVAL)))
+    bounds = [round(len(rates) / 2 * k / most) for k in range(most + 1)]
     for first, last in pairwise(bounds):
         if last > first:
             yield from run.advance(rates[first:last], full=True)
