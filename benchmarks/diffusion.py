@@ -96,8 +96,7 @@ def trained_and_judged(splats: SplatSet, tokens: str, options: argparse.Namespac
     print(json.dumps(said | {"last": asdict(events[-1]) if events else None}), flush=True)
 
     model = load_model(folder / MODEL, device)
-    pictures, test = splats.pictures, splats.part(True)
-    known, held_out = splats.part(False), splats.part(True)
+    pictures, known, held_out = splats.pictures, splats.part(False), splats.part(True)
     labelled = bool(pictures.names)
     real = (
         *(pictures.images[known], pictures.labels[known] if labelled else None),
@@ -105,7 +104,7 @@ def trained_and_judged(splats: SplatSet, tokens: str, options: argparse.Namespac
     )
     settings = EvaluationConfig.compact() if options.compact else EvaluationConfig()
     judges = train_judges(*real[:2], settings, device=device, folder=options.output / "judges")
-    floor = rendered(splats.layout, splats.tokens[torch.from_numpy(test)], device)
+    floor = rendered(splats.layout, splats.tokens[torch.from_numpy(held_out)], device)
     labels = torch.arange(options.samples) % model.network.classes
     ways: list[tuple[Sampler, int, float]] = [("heun", 25, guidance) for guidance in options.guidance]
     for sampler, steps, guidance in ways:

@@ -22,8 +22,9 @@ from safetensors.torch import save
 from torch import Tensor, nn
 from torch.nn import functional
 
-from splat2d.atomic import replacing, unreadable
+from splat2d.atomic import unreadable
 from splat2d.errors import InputError
+from splat2d.storage import write_bytes
 
 Architecture = Literal["residual", "plain"]
 Images = NDArray[np.uint8]
@@ -199,8 +200,7 @@ class Classifier:
         """Writes a safetensors file that holds the configuration too. Raises InputError."""
         metadata = {"format": FORMAT, "classifier": json.dumps(self._description(), sort_keys=True)}
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.network.state_dict().items()}
-        with replacing(path) as temporary:
-            temporary.write_bytes(save(tensors, metadata))
+        write_bytes(path, save(tensors, metadata))
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], device: torch.device | str = "cpu") -> Classifier:

@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from splat2d.atomic import replacing, unreadable
+from splat2d.atomic import unreadable
 from splat2d.diffusion.encoder import (
     Encoder,
     EncoderConfig,
@@ -30,6 +30,7 @@ from splat2d.diffusion.encoder import (
 from splat2d.diffusion.layouts import GEOMETRY, Layout, SplatLayout, grid_for, packed, unpacked
 from splat2d.diffusion.pictures import Pictures
 from splat2d.errors import InputError
+from splat2d.storage import write_bytes
 
 VERSION = 1
 AT_ONCE = 1 << 26  # pixels of the pictures fitted together: bounds the memory of a GPU
@@ -233,8 +234,7 @@ def load_splats(path: Path) -> SplatSet:
 def write_safetensors(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> None:
     """Writes tensors and a header of values for JSON. Raises InputError."""
     data = save({name: tensor.contiguous() for name, tensor in tensors.items()}, {"splat2d": json.dumps(header)})
-    with replacing(path) as temporary:
-        temporary.write_bytes(data)
+    write_bytes(path, data)
 
 
 def read_safetensors(path: Path, kind: str, version: int) -> tuple[dict[str, Any], dict[str, Tensor]]:
