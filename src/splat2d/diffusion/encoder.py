@@ -24,7 +24,8 @@ from splat2d.errors import InputError
 
 AROUND = 3  # points a side, around each slot, where features of the picture are read
 BOUND = 4.0  # of what one pass may change, in the units of tokens
-ENCODED_AT_ONCE = 1 << 21  # pixels
+ENCODED_AT_ONCE = 1 << 23  # pixels of the pictures encoded together: bounds the memory of a GPU
+ENCODED_AT_ONCE_ON_CPU = 1 << 21
 SURVEYED = 4096  # pictures that the deviations of fields are found from
 PREFIX = "encoder."  # of its tensors in files
 
@@ -35,7 +36,7 @@ class EncoderConfig:
 
     width: int = 160
     depth: int = 2
-    heads: int = 4
+    heads: int = 5
     passes: int = 4
     features: int = 96  # channels of what is read off a picture
     steps: int = 4000
@@ -61,7 +62,8 @@ class Encoder(nn.Module):
             nn.Conv2d(features, features, 3, padding=1),
             nn.GELU(),
         )
-        self.enter = nn.Linear(AROUND * AROUND * features + 2 * layout.fields, width)
+        self.own = -(-2 * layout.fields // 8) * 8  # rows of whole 16 bytes are what tensor cores read fast
+        self.enter = nn.Linear(AROUND * AROUND * features + self.own, width)
         self.slots = nn.Parameter(0.5 * slot_waves(layout.positions(), width))
         self.passes = nn.Parameter(torch.zeros(config.passes, 6, width))
         self.blocks = nn.ModuleList(Block(width, config.heads) for _ in range(config.depth))
@@ -103,9 +105,13 @@ class Encoder(nn.Module):
         seen = torch.cat([images, 4 * rest], -1).permute(0, 3, 1, 2)
         features = (self.look(seen).flatten(2) @ self.reading).unflatten(2, (self.layout.count, -1))
         own = torch.cat([tokens, torch.asinh(4 * slope)], -1)
+        own = functional.pad(own, (0, self.own - own.shape[-1]))
         h = self.enter(torch.cat([features.transpose(1, 2).flatten(2), own.to(features.dtype)], -1)) + self.slots
+        # For each picture its own copy: compiled for a GPU by torch 2.11, a block that broadcasts one modulation
+        # returns a gradient of it that is wrong by orders of magnitude.
+        modulation = modulation.expand(len(images), *modulation.shape).contiguous()
         for block in self.blocks:
-            h = block(h, modulation[None])
+            h = block(h, modulation)
         change = self.leave(functional.layer_norm(h, h.shape[-1:])).float()
         return BOUND * torch.tanh(change / BOUND)  # what shows nowhere has no gradient that would keep it from growing
 
@@ -159,8 +165,8 @@ def train_encoder(
         return images[chosen].float() / 255, torch.randn(shape, generator=generator, device=device)
 
     if gpu:
-        for part in (encoder.look, *encoder.blocks):
-            part.compile(dynamic=False)
+        for block in encoder.blocks:
+            block.compile(dynamic=False)
         run: Callable[..., Tensor] = Replayed(step, batch(), encoder, optimizer)
     else:
         run = step
@@ -171,6 +177,8 @@ def train_encoder(
         if progress:
             progress(index + 1)
     encoder.eval().requires_grad_(False)
+    if not all(bool(weight.isfinite().all()) for weight in encoder.parameters()):
+        raise InputError(f"rate: the encoder's training went astray, take a lower one than {config.rate:g}")
     for weight in encoder.parameters():
         weight.copy_(weight.half())  # as a file has it, so that a picture encoded later gets the same splats
     some = images[torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))[:SURVEYED].to(device)]
@@ -182,7 +190,8 @@ def train_encoder(
 @torch.no_grad()
 def encoded(encoder: Encoder, images: Tensor, progress: Callable[[int], None] | None = None) -> Tensor:
     """Tokens [n, N, F] of pictures uint8 [n, H, W, C], where the encoder is; progress is told how many are done."""
-    chunk = max(1, ENCODED_AT_ONCE // images[0, ..., 0].numel())
+    pixels = ENCODED_AT_ONCE if encoder.slots.is_cuda else ENCODED_AT_ONCE_ON_CPU
+    chunk = max(1, pixels // images[0, ..., 0].numel())
     parts = []
     for start in range(0, len(images), chunk):
         some = images[start : start + chunk].to(encoder.slots.device).float() / 255
