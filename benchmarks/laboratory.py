@@ -30,18 +30,24 @@ class Methods:
     cutoff: float = _cpu.CUTOFF
     weight_decay: float = 0.0  # of colours, a step
     split: float = 0.0  # share of a growth that goes to splitting splats
-    saturated: bool = False  # whether what is beyond [0, 1] costs nothing where the target lies on that limit
     noise: float = 0.0
     color_solve: int = 0  # conjugate-gradient steps on the colours after each event
 
 
 class LabSession:
     def __init__(
-        self, image: Floats, background: Floats, loss: Loss, optimizer: Optimizer, threads: int | None, methods: Methods
+        self,
+        image: Floats,
+        background: Floats,
+        loss: Loss,
+        optimizer: Optimizer,
+        threads: int | None,
+        outside: float,
+        methods: Methods,
     ) -> None:
         assert loss == Loss(), "the laboratory knows the L2 loss only"
         self.image, self.background, self.o, self.methods = image, background, optimizer, methods
-        self.threads = threads or 0
+        self.threads, self.outside = threads or 0, outside
         self.steps = 0
         o = optimizer
         self.rate = np.array(
@@ -64,23 +70,23 @@ class LabSession:
         p = self.p
         return tuple(np.ascontiguousarray(part) for part in (p[:, :2], p[:, 2:5], p[:, 5:]))
 
-    def residual(self) -> Floats:
+    def residual(self) -> tuple[Floats, Floats]:
+        """Render - image, and the same times the weights of the loss: its gradient."""
         height, width, _ = self.image.shape
         splats = self.get_splats()
         cutoff = self.methods.cutoff
         rendered = _cpu.render(*splats, self.background, height, width, cutoff=cutoff, threads=self.threads)
         r = rendered - self.image
-        if self.methods.saturated:
-            r[((self.image >= 1) & (r > 0)) | ((self.image <= 0) & (r < 0))] = 0
-        return r
+        hidden = ((self.image >= 1) & (r > 0)) | ((self.image <= 0) & (r < 0))
+        return r, np.where(hidden, np.float32(self.outside), np.float32(1)) * r
 
     def run(self, rates: Floats, coding: Any = None) -> float:
         squares = 0.0
         for rate in rates:
-            r = self.residual()
-            g = _cpu.render_backward(*self.get_splats(), r, cutoff=self.methods.cutoff, threads=self.threads)
+            r, d = self.residual()
+            g = _cpu.render_backward(*self.get_splats(), d, cutoff=self.methods.cutoff, threads=self.threads)
             self.update(np.concatenate(g, 1), rate)
-            squares = float(np.square(r, dtype=np.float64).sum())
+            squares = float(np.vdot(r, d))
         return squares / self.image.size
 
     def update(self, g: Floats, rate: float) -> None:
@@ -120,10 +126,10 @@ class LabSession:
         p[:, 4] = np.clip(np.maximum(p[:, 4], o.log_min + 0.5 * np.log1p(slope**2)), o.log_min, o.log_max)
 
     def evaluate(self) -> Evaluation:
-        r = self.residual()
-        squared = float(np.square(r, dtype=np.float64).mean())
+        r, d = self.residual()
+        squared = float(np.vdot(r, d)) / r.size
         clamped = float(np.square(np.clip(r + self.image, 0, 1) - self.image, dtype=np.float64).mean())
-        return Evaluation(squared, clamped, clamped if self.methods.saturated else squared)
+        return Evaluation(squared, clamped, squared)
 
     def sort(self) -> None:
         pass
@@ -214,7 +220,7 @@ class LabSession:
         if not count:
             return
         height, width, _ = self.image.shape
-        r = self.residual()
+        _, r = self.residual()
         if self.methods.place == "error":
             map_, atoms = box_blurred((r**2).sum(2)), None
         else:
@@ -253,7 +259,7 @@ class LabSession:
             return _cpu.render_backward(means, shapes, colors, image, threads=self.threads)[2]
 
         scale = np.exp(-0.5 * (shapes[:, 0] + shapes[:, 2]))[:, None]  # Jacobi
-        d = -self.residual()
+        d = -self.residual()[1]
         s = scale * pulled(d)
         direction, gamma = s.copy(), (s * s).sum(0)
         for _ in range(self.methods.color_solve):
@@ -333,5 +339,13 @@ class LabEngine:
     def __init__(self, methods: Methods) -> None:
         self.methods = methods
 
-    def start(self, image: Floats, background: Floats, loss: Loss, optimizer: Optimizer, threads: int | None) -> Any:
-        return LabSession(image, background, loss, optimizer, threads, self.methods)
+    def start(
+        self,
+        image: Floats,
+        background: Floats,
+        loss: Loss,
+        optimizer: Optimizer,
+        threads: int | None,
+        outside: float = 1.0,
+    ) -> LabSession:
+        return LabSession(image, background, loss, optimizer, threads, outside, self.methods)

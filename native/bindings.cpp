@@ -201,9 +201,10 @@ Size same_size(Image<float> image, Image<float> target) {
   return size_of(std::int64_t(image.shape(0)), std::int64_t(image.shape(1)));
 }
 
-s2::LossWeights weights_of(float l2, float l1, float ssim) {
+s2::LossWeights weights_of(float l2, float l1, float ssim, float outside) {
   require(l2 >= 0 && l1 >= 0 && ssim >= 0, "loss weights must not be negative");
-  return {l2, l1, ssim};
+  require(outside > 0, "outside must be positive");
+  return {l2, l1, ssim, outside};
 }
 
 }  // namespace
@@ -216,9 +217,9 @@ NB_MODULE(_cpu, m) {
 
   m.def(
       "loss_gradient",
-      [](Image<float> image, Image<float> target, float l2, float l1, float ssim, int threads) {
+      [](Image<float> image, Image<float> target, float l2, float l1, float ssim, float outside, int threads) {
         const Size size = same_size(image, target);
-        const s2::LossWeights weights = weights_of(l2, l1, ssim);
+        const s2::LossWeights weights = weights_of(l2, l1, ssim, outside);
         const std::size_t channels = image.shape(2);
         float* d = new float[std::size_t(size.height) * size.width * channels];
         auto array = own<float>(d, {std::size_t(size.height), std::size_t(size.width), channels});
@@ -231,7 +232,8 @@ NB_MODULE(_cpu, m) {
         return std::make_tuple(loss, array);
       },
       "image"_a.noconvert(), "target"_a.noconvert(), nb::kw_only(), "l2"_a = 1.0f, "l1"_a = 0.0f, "ssim"_a = 0.0f,
-      "threads"_a = 0, "l2 * MSE + l1 * MAE + ssim * (1 - SSIM) and its gradient [H, W, C].");
+      "outside"_a = 1.0f, "threads"_a = 0,
+      "l2 * MSE + l1 * MAE + ssim * (1 - SSIM) and its gradient [H, W, C]; outside: see docs/conventions.md.");
   m.def(
       "ssim",
       [](Image<float> image, Image<float> target, int threads) {
@@ -275,20 +277,21 @@ NB_MODULE(_cpu, m) {
       .def(
           "__init__",
           [](s2::Fit* self, Image<float> target, Vector<float> background, float l2, float l1, float ssim,
-             std::vector<float> rates, float beta1, float beta2, float log_min, float log_max, int threads) {
+             std::vector<float> rates, float beta1, float beta2, float log_min, float log_max, float outside,
+             int threads) {
             const Size size = size_of(std::int64_t(target.shape(0)), std::int64_t(target.shape(1)));
             require(target.shape(2) >= 1 && target.shape(2) <= kMaxChannels, "a picture must have 1 to 4096 channels");
             require(background.shape(0) == target.shape(2), "background must have as many channels as target");
             require(rates.size() == 4, "rates must be those of mean, log-diagonal, off-diagonal and colour");
             s2::FitOptions o{};
-            o.weights = weights_of(l2, l1, ssim);
+            o.weights = weights_of(l2, l1, ssim, outside);
             for (int i = 0; i < 4; ++i) o.rates[i] = rates[i];
             o.beta1 = beta1, o.beta2 = beta2, o.log_min = log_min, o.log_max = log_max, o.threads = threads;
             nb::gil_scoped_release release;
             new (self) s2::Fit(target.data(), background.data(), size.width, size.height, int(target.shape(2)), o);
           },
           "target"_a.noconvert(), "background"_a.noconvert(), nb::kw_only(), "l2"_a, "l1"_a, "ssim"_a, "rates"_a,
-          "beta1"_a, "beta2"_a, "log_min"_a, "log_max"_a, "threads"_a = 0)
+          "beta1"_a, "beta2"_a, "log_min"_a, "log_max"_a, "outside"_a = 1.0f, "threads"_a = 0)
       .def(
           "set_splats",
           [](s2::Fit& self, Means<float> means, LogCholesky<float> log_cholesky, Matrix<float> colors,

@@ -74,10 +74,13 @@ def ssim(image, target):
     return float(np.mean(values if min(values.shape[:2]) < 11 else values[5:-5, 5:-5]))
 
 
-def loss(image, target, l2=1.0, l1=0.0, ssim=0.0):
-    """l2 * MSE + l1 * MAE + ssim * (1 - mean SSIM over every pixel)."""
+def loss(image, target, l2=1.0, l1=0.0, ssim=0.0, outside=1.0):
+    """l2 * MSE + l1 * MAE + ssim * (1 - mean SSIM over every pixel), with this weight beyond a target of 0 or 1."""
     difference = np.float64(image) - np.float64(target)
-    return l2 * np.mean(difference**2) + l1 * np.mean(abs(difference)) + ssim * (1 - np.mean(ssim_map(image, target)))
+    hidden = (difference > 0) & (target >= 1) | (difference < 0) & (target <= 0)
+    weight = np.where(hidden, outside, 1)
+    seen = np.mean(ssim_map(target + weight * difference, target))
+    return l2 * np.mean(weight * difference**2) + l1 * np.mean(weight * abs(difference)) + ssim * (1 - seen)
 
 
 def adam(value, gradient, m, v, step, rate, beta1=0.9, beta2=0.999, epsilon=1e-8):

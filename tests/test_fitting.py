@@ -11,7 +11,7 @@ import skimage.data
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from splat2d import FitConfig, InputError, fit, fit_steps, psnr, render, ssim
+from splat2d import FitConfig, InputError, fit, fit_steps, fitting, psnr, render, ssim
 from splat2d.engine import Optimizer
 from splat2d.fitting import THINNEST, crowd_factor, log_thinnest
 
@@ -130,6 +130,24 @@ def test_bright_and_faint_pictures_are_fitted_as_well(factor):
     plain, other = (fit(image * np.float32(f), splats=100, **FAST) for f in (1, factor))
     error = mean_square((render(other.splats) - image * np.float32(factor)) / factor)
     assert -10 * math.log10(error) > plain.psnr - 0.7
+
+
+def test_beyond_0_and_1_errors_count_less(monkeypatch):
+    """Lines as black as white can be: what a clamp hides may be used to draw the rest."""
+    image = np.ones((64, 64, 1), np.float32)
+    image[::8] = image[:, ::8] = 0
+    free = fit(image, splats=120, **FAST)
+    monkeypatch.setattr(fitting, "OUTSIDE", 1.0)
+    assert free.psnr > fit(image, splats=120, **FAST).psnr + 0.5
+
+
+def test_a_value_is_a_limit_only_where_pixels_are_clamped(monkeypatch):
+    """Values are of other units in faint pictures, and no limits in bright ones."""
+    for image in (face() * np.float32(0.2), face() * 2, face() - 0.5):
+        monkeypatch.setattr(fitting, "OUTSIDE", 0.1)
+        one = fit(image, splats=30, **FAST)
+        monkeypatch.setattr(fitting, "OUTSIDE", 1.0)
+        assert content(one.splats) == content(fit(image, splats=30, **FAST).splats)
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float64])

@@ -68,6 +68,34 @@ def test_loss_and_gradient_equal_the_reference(height, width, weights):
     assert_gradient(actual, expected, ssim, image.size)
 
 
+def stretched(height, width, channels):
+    """pictures() at three times the contrast: a quarter of the target is 0 or 1, and the other passes the limits."""
+    image, target = pictures(height, width, channels)
+    return 3 * image - 1, (3 * target - 1).clip(0, 1)
+
+
+@pytest.mark.parametrize("outside", [0.1, 0.5])
+@pytest.mark.parametrize("weights", MIXES)
+def test_errors_beyond_a_limit_weigh_less(weights, outside):
+    image, target = stretched(19, 24, 3)
+    l2, l1, ssim = weights
+    loss, gradient = _cpu.loss_gradient(image, target, l2=l2, l1=l1, ssim=ssim, outside=outside)
+    assert loss == pytest.approx(reference.loss(image, target, *weights, outside), rel=2e-5)
+    above, below = (target == 1) & (image > 1), (target == 0) & (image < 0)
+    inside = (target > 0) & (target < 1)
+    rng = np.random.default_rng(3)
+    places = [tuple(place) for kind in (above, below, inside) for place in rng.permutation(np.argwhere(kind))[:6]]
+    expected = np.array([slope(image, target, place, *weights, outside) for place in places])
+    assert_gradient(np.array([gradient[place] for place in places]), expected, ssim, image.size)
+
+
+def slope(image, target, place, *weights):
+    """Of the reference loss, by a finite difference."""
+    step = np.zeros(image.shape)
+    step[place] = 1e-5
+    return np.subtract(*(reference.loss(image + s * step, target, *weights) for s in (1, -1))) / 2e-5
+
+
 @pytest.mark.parametrize("channels", [1, 2, 4, 5])
 def test_every_channel_count(channels):
     image, target = pictures(19, 21, channels)

@@ -28,6 +28,11 @@ def target(channels=3, height=HEIGHT, width=WIDTH):
     return picture.astype(np.float32)
 
 
+def limited_target():
+    """target() at three times the contrast, a third of it at 0 or 1."""
+    return (3 * target() - 1).clip(0, 1)
+
+
 def start(scene, picture, **options):
     fit = _cpu.Fit(picture, scene.background, **{**OPTIONS, **options})
     fit.set_splats(*scene[:3])
@@ -48,7 +53,7 @@ def limited(log_cholesky):
     return np.stack([a, b, np.maximum(c, low + np.log1p((b / np.exp(a)) ** 2) / 2)], axis=1)
 
 
-def numpy_steps(scene, picture, schedule, l2, l1, ssim):
+def numpy_steps(scene, picture, schedule, l2, l1, ssim, outside=1.0):
     """The same steps in numpy: the parameters, and where a rounding error could not turn the sign of a gradient."""
     parameters = [np.float64(array) for array in scene[:3]]
     state = [(np.zeros_like(p), np.zeros_like(p)) for p in parameters]
@@ -56,7 +61,7 @@ def numpy_steps(scene, picture, schedule, l2, l1, ssim):
     certain = [np.ones(p.shape, bool) for p in parameters]
     for step, factor in enumerate(schedule, start=1):
         image = reference.render(*parameters, scene.background, HEIGHT, WIDTH, _cpu.CUTOFF)
-        _, d_image = _cpu.loss_gradient(image.astype(np.float32), picture, l2=l2, l1=l1, ssim=ssim)
+        _, d_image = _cpu.loss_gradient(image.astype(np.float32), picture, l2=l2, l1=l1, ssim=ssim, outside=outside)
         d_image = np.float64(d_image) * d_image.size / 2  # the session works in units of H W C / 2
         gradients = reference.render_backward(*parameters, d_image, _cpu.CUTOFF)
         for i, gradient in enumerate(gradients):
@@ -82,6 +87,31 @@ def test_steps_equal_numpy(l2, l1, ssim, schedule):
         error = abs(actual - wanted)[sure] / moved
         assert np.quantile(error, 0.95) < 2e-3
         assert np.median(error) < 1e-4
+
+
+@pytest.mark.parametrize(("l2", "l1", "ssim"), MIXES)
+def test_steps_equal_numpy_where_the_picture_is_at_its_limits(l2, l1, ssim):
+    scene, picture = some_splats(small=0.4), limited_target()
+    fit = start(scene, picture, l2=l2, l1=l1, ssim=ssim, outside=0.1)
+    fit.run(np.ones(1, np.float32))
+    expected, certain = numpy_steps(scene, picture, (1,), l2, l1, ssim, 0.1)
+    for actual, wanted, sure, before in zip(fit.get_splats(), expected, certain, scene[:3], strict=True):
+        error = abs(actual - wanted)[sure] / abs(wanted - before)[sure].max()
+        assert np.quantile(error, 0.95) < 2e-3 and np.median(error) < 1e-4
+
+
+def test_errors_beyond_the_limits_weigh_less():
+    scene, picture = some_splats(), limited_target()
+    image = reference.render(*scene, HEIGHT, WIDTH, _cpu.CUTOFF)
+    fit = start(scene, picture, ssim=0.5, outside=0.1)
+    squares, absolutes, clamped, ssim = fit.evaluate()
+    weighted = reference.loss(image, picture, outside=0.1) * image.size
+    assert weighted < 0.99 * np.sum((image - picture) ** 2)
+    assert squares == pytest.approx(weighted, rel=1e-4)
+    assert absolutes == pytest.approx(reference.loss(image, picture, 0, 1, outside=0.1) * image.size, rel=1e-4)
+    assert clamped == pytest.approx(np.sum((image.clip(0, 1) - picture) ** 2), rel=1e-4)
+    assert ssim == pytest.approx(1 - reference.loss(image, picture, 0, 0, 1, 0.1), abs=1e-5)
+    assert fit.run(np.zeros(1, np.float32)) == pytest.approx(weighted, rel=1e-4)
 
 
 def test_steps_in_one_call_or_in_many():
@@ -265,6 +295,7 @@ def test_arguments_that_cannot_be():
         lambda: start(scene._replace(background=scene.background[:2]), picture),
         lambda: start(scene, picture, rates=[1.0, 1.0]),
         lambda: start(scene, picture, l1=-1.0),
+        lambda: start(scene, picture, outside=0.0),
     ):
         with pytest.raises((TypeError, ValueError)):
             call()

@@ -7,6 +7,7 @@
 #include <new>
 #include <numeric>
 
+#include "../residual.h"
 #include "parallel.h"
 
 namespace splat2d {
@@ -179,13 +180,14 @@ std::vector<float> channel_means(const float* image, int width, int height, int 
 
 // Adds scale * d(sum of the SSIM map)/dimage to d (if it has data); the sum of the map within the margin, in row order.
 double ssim_sum(Planes<const float> residual, Planes<const float> target, const float* center, Planes<float> d,
-                int margin, float scale, int threads) {
+                int margin, float scale, float outside, int threads) {
   const std::ptrdiff_t bands = divide_up(residual.height, kBand);
   std::vector<double> sums(bands);
   parallel_for(threads, bands, [&](std::ptrdiff_t band) {
     std::vector<float> scratch(ssim_scratch(residual));
     const int first = int(band) * kBand, last = std::min(first + kBand, residual.height) - 1;
-    sums[band] = instruction_set().loss.ssim(residual, target, center, d, first, last, margin, scale, scratch.data());
+    sums[band] =
+        instruction_set().loss.ssim(residual, target, center, d, first, last, margin, scale, outside, scratch.data());
   });
   return std::accumulate(sums.begin(), sums.end(), 0.0);
 }
@@ -381,21 +383,24 @@ double loss_gradient(const float* image, const float* target, int width, int hei
   Picture<float> residual(width, height, channels), reference(width, height, channels), d(width, height, channels);
   fill_planes(reference.planes(), threads, interleaved(target, width, channels));
   const auto a = interleaved(image, width, channels), b = interleaved(target, width, channels);
-  fill_planes(residual.planes(), threads, [&](int y, int c, int x) { return a(y, c, x) - b(y, c, x); });
+  fill_planes(residual.planes(), threads, [&](int y, int c, int x) {
+    const float r = a(y, c, x) - b(y, c, x);
+    return r * weight_of(r, b(y, c, x), weights.outside);
+  });
   const LossKernels& k = instruction_set().loss;
   const TileGrid grid(width, height);
   const double elements = double(width) * height * channels;
   std::vector<double> sums(3 * grid.count());
   std::memcpy(d.planes().data, residual.planes().data, sizeof(float) * residual.planes().row * height);
   parallel_for(threads, grid.count(), [&](std::ptrdiff_t tile) {
-    k.sums(residual.view(), reference.view(), grid.tile(tile), sums.data() + 3 * tile);
-    k.pointwise(d.planes(), weights, grid.tile(tile));
+    k.sums(residual.view(), reference.view(), weights.outside, grid.tile(tile), sums.data() + 3 * tile);
+    k.pointwise(d.planes(), reference.view(), weights, grid.tile(tile));
   });
   double squares = 0, absolutes = 0, similarity = 0;
   for (std::ptrdiff_t tile = 0; tile < grid.count(); ++tile) squares += sums[3 * tile], absolutes += sums[3 * tile + 1];
   if (weights.ssim > 0)
     similarity = ssim_sum(residual.view(), reference.view(), channel_means(target, width, height, channels).data(),
-                          d.planes(), 0, -0.5f * weights.ssim, threads) /
+                          d.planes(), 0, -0.5f * weights.ssim, weights.outside, threads) /
                  elements;
   from_planes(d.view(), threads, d_image);
   const float scale = float(2 / elements);  // pointwise() works in units of HWC/2
@@ -415,7 +420,7 @@ double ssim(const float* image, const float* target, int width, int height, int 
   fill_planes(residual.planes(), threads, [&](int y, int c, int x) { return a(y, c, x) - b(y, c, x); });
   const int margin = width >= kWindow && height >= kWindow ? kHalf : 0;
   const std::vector<float> center = channel_means(target, width, height, channels);
-  const double sum = ssim_sum(residual.view(), reference.view(), center.data(), {}, margin, 0, threads);
+  const double sum = ssim_sum(residual.view(), reference.view(), center.data(), {}, margin, 0, 1, threads);
   return sum / (double(width - 2 * margin) * (height - 2 * margin) * channels);
 }
 
@@ -513,17 +518,16 @@ double Fit::run(const float* rates, int steps, Coding coding) {
       if (thread == 0) chunk_deck.reset(), band_deck.reset();
       tile_deck.deal(tiles, [&](std::ptrdiff_t i) {
         const Tile tile = binned.grid.tile(i);
-        loss.clear(residual, target, background_.data(), tile);
-        binned.render(drawn, residual, i);
-        if (step == steps - 1) loss.sums(residual_.view(), target, tile, sums.data() + 3 * i);
+        draw_residual(drawn, i);
+        if (step == steps - 1) loss.sums(residual_.view(), target, weights.outside, tile, sums.data() + 3 * i);
         if (weights.ssim > 0) {
           const std::size_t bytes = sizeof(float) * (tile.x1 - tile.x0);
           for (int y = tile.y0; y < tile.y1; ++y)
             for (int c = 0; c < channels; ++c)
               std::memcpy(d_image.at(y, c) + tile.x0, residual.at(y, c) + tile.x0, bytes);
-          loss.pointwise(d_image, weights, tile);
+          loss.pointwise(d_image, target, weights, tile);
         } else if (!pure_l2) {
-          loss.pointwise(residual, weights, tile);
+          loss.pointwise(residual, target, weights, tile);
         }
       });
       team.wait();
@@ -531,7 +535,7 @@ double Fit::run(const float* rates, int steps, Coding coding) {
         band_deck.deal(bands, [&](std::ptrdiff_t band) {
           const int first = int(band) * kBand, last = std::min(first + kBand, target.height) - 1;
           loss.ssim(residual_.view(), target, background_.data(), d_image, first, last, 0, -0.5f * weights.ssim,
-                    scratch.data());
+                    weights.outside, scratch.data());
         });
         team.wait();
       }
@@ -563,16 +567,22 @@ double Fit::run(const float* rates, int steps, Coding coding) {
   return squares;
 }
 
-void Fit::render_residual() {
+void Fit::draw_residual(Fields<const float> drawn, std::ptrdiff_t tile) {
+  const LossKernels& loss = instruction_set().loss;
   const Planes<float> residual = residual_.planes();
+  const Tile area = bins_->grid.tile(tile);
+  loss.clear(residual, target_.view(), background_.data(), area);
+  bins_->render(drawn, residual, tile);
+  const float outside = options_.weights.outside;
+  if (outside != 1) loss.weigh(residual, target_.view(), outside, area);
+}
+
+void Fit::render_residual() {
   Binned<float>& binned = *bins_;
   Deck tiles;
   parallel(threads_, [&](Team& team, int thread) {
     binned.bin(team, thread, params_.view(), params_.count());
-    tiles.deal(binned.grid.count(), [&](std::ptrdiff_t tile) {
-      instruction_set().loss.clear(residual, target_.view(), background_.data(), binned.grid.tile(tile));
-      binned.render(params_.view(), residual, tile);
-    });
+    tiles.deal(binned.grid.count(), [&](std::ptrdiff_t tile) { draw_residual(params_.view(), tile); });
   });
 }
 
@@ -582,7 +592,7 @@ Evaluation Fit::evaluate() {
   const TileGrid grid(residual.width, residual.height);
   std::vector<double> sums(3 * grid.count());
   parallel_for(threads_, grid.count(), [&](std::ptrdiff_t tile) {
-    instruction_set().loss.sums(residual, target, grid.tile(tile), sums.data() + 3 * tile);
+    instruction_set().loss.sums(residual, target, options_.weights.outside, grid.tile(tile), sums.data() + 3 * tile);
   });
   Evaluation e{0, 0, 0, 0};
   for (std::ptrdiff_t tile = 0; tile < grid.count(); ++tile) {
@@ -591,7 +601,7 @@ Evaluation Fit::evaluate() {
     e.clamped += sums[3 * tile + 2];
   }
   if (options_.weights.ssim > 0)
-    e.ssim = ssim_sum(residual, target, background_.data(), {}, 0, 0, threads_) /
+    e.ssim = ssim_sum(residual, target, background_.data(), {}, 0, 0, 1, threads_) /
              (double(target.width) * target.height * target.channels);
   return e;
 }

@@ -93,7 +93,7 @@ struct FitOptions {
 };
 
 struct Evaluation {
-  double squares, absolutes, clamped;  // sums over pixels and channels of r^2, |r|, clamped r^2
+  double squares, absolutes, clamped;  // sums over pixels and channels of weighted r^2 and |r|, clamped r^2
   double ssim;                         // mean of the map, 0 if the loss has no SSIM
 };
 
@@ -124,6 +124,7 @@ class Fit {
   void sort();
 
  private:
+  void draw_residual(Fields<const float> drawn, std::ptrdiff_t tile);  // weighted, of one tile
   void render_residual();
   std::vector<float> energies() const;  // |colour|^2 e^(a + c); infinite if frozen
   std::vector<float> error_map(float power);

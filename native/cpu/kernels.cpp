@@ -2,6 +2,7 @@
 // It must not instantiate inline functions of the standard library: the linker would merge the copies of different
 // instruction sets, and an old machine would then run new instructions.
 #include "kernels.h"
+#include "../residual.h"
 #include "../ssim.h"
 
 #ifndef SPLAT2D_SET
@@ -389,19 +390,32 @@ void clear(Planes<float> image, Planes<const float> target, const float* backgro
     }
 }
 
+void weigh(Planes<float> residual, Planes<const float> target, float outside, Tile tile) {
+  for (int y = tile.y0; y < tile.y1; ++y)
+    for (int c = 0; c < residual.channels; ++c) {
+      float* __restrict__ r = residual.at(y, c);
+      const float* __restrict__ t = target.at(y, c);
+      for (int x = tile.x0; x < tile.x1; ++x) r[x] *= weight_of(r[x], t[x], outside);
+    }
+}
+
 // The gradient of l2/2 sum r^2 + l1/2 sum |r|: the scale HWC/2 times the gradient of the mean loss, so that Adam's
 // epsilon means the same for every picture size.
-void pointwise(Planes<float> residual, LossWeights weights, Tile tile) {
+void pointwise(Planes<float> residual, Planes<const float> target, LossWeights weights, Tile tile) {
   const float half_l1 = 0.5f * weights.l1;
   for (int y = tile.y0; y < tile.y1; ++y)
     for (int c = 0; c < residual.channels; ++c) {
       float* __restrict__ r = residual.at(y, c);
-      for (int x = tile.x0; x < tile.x1; ++x)
-        r[x] = weights.l2 * r[x] + (r[x] > 0 ? half_l1 : (r[x] < 0 ? -half_l1 : 0.0f));
+      const float* __restrict__ t = target.at(y, c);
+      for (int x = tile.x0; x < tile.x1; ++x) {
+        const float by_l1 = r[x] > 0 ? half_l1 : (r[x] < 0 ? -half_l1 : 0.0f);
+        r[x] = weights.l2 * r[x] + by_l1 * weight_of(r[x], t[x], weights.outside);
+      }
     }
 }
 
-void sums(Planes<const float> residual, Planes<const float> target, Tile tile, double out[3]) {
+void sums(Planes<const float> residual, Planes<const float> target, float outside, Tile tile, double out[3]) {
+  const float inverse = 1.0f / outside;  // the residual is weighted, its square would be so twice
   double squares = 0, absolutes = 0, clamped = 0;
   for (int y = tile.y0; y < tile.y1; ++y)
     for (int c = 0; c < residual.channels; ++c) {
@@ -413,13 +427,13 @@ void sums(Planes<const float> residual, Planes<const float> target, Tile tile, d
       for (; x + kLine <= tile.x1; x += kLine)
         for (int i = 0; i < kLine; ++i) {
           const float d = r[x + i], k = clamp(t[x + i] + d, 0.0f, 1.0f) - t[x + i];
-          s2[i] += d * d;
+          s2[i] += d * d * weight_of(d, t[x + i], inverse);
           s1[i] += __builtin_fabsf(d);
           sc[i] += k * k;
         }
       for (int i = 0; x < tile.x1; ++x, ++i) {
         const float d = r[x], k = clamp(t[x] + d, 0.0f, 1.0f) - t[x];
-        s2[i] += d * d;
+        s2[i] += d * d * weight_of(d, t[x], inverse);
         s1[i] += __builtin_fabsf(d);
         sc[i] += k * k;
       }
@@ -478,7 +492,7 @@ void ssim_row(const float* __restrict__ a, const float* __restrict__ b, const fl
 // Streams down the rows with two rings of kWindow rows: blurred moments of the pictures in, and the blurred derivatives
 // of the map out. No array of the picture's size is needed.
 double ssim(Planes<const float> residual, Planes<const float> target, const float* center, Planes<float> d, int first,
-            int last, int margin, float scale, float* scratch) {
+            int last, int margin, float scale, float outside, float* scratch) {
   const Window window;
   const int n = residual.width, height = residual.height;
   const int pad = n + 2 * kHalf;
@@ -554,7 +568,7 @@ double ssim(Planes<const float> residual, Planes<const float> target, const floa
         float* __restrict__ out = d.at(o, c);
         for (int x = 0; x < n; ++x) {
           const float b = t[x] - center[c], a = r[x] + b;
-          out[x] += scale * (m[0][x] + 2 * a * m[1][x] + b * m[2][x]);
+          out[x] += scale * weight_of(r[x], t[x], outside) * (m[0][x] + 2 * a * m[1][x] + b * m[2][x]);
         }
       }
     }
@@ -601,8 +615,12 @@ template <class T> constexpr Kernels<T> table() {
 }  // namespace
 
 extern const InstructionSet instruction_set;
-const InstructionSet instruction_set = {
-    SPLAT2D_NAME, table<float>(),           table<double>(), {perturb_all, pull_back}, {clear, pointwise, sums, ssim},
-    levels,       {look_around, add_hidden}};
+const InstructionSet instruction_set = {SPLAT2D_NAME,
+                                        table<float>(),
+                                        table<double>(),
+                                        {perturb_all, pull_back},
+                                        {clear, weigh, pointwise, sums, ssim},
+                                        levels,
+                                        {look_around, add_hidden}};
 
 }  // namespace splat2d::SPLAT2D_SET

@@ -48,6 +48,7 @@ struct AdamStep {
 
 struct LossWeights {
   float l2, l1, ssim;
+  float outside;  // of residuals beyond 0 or 1, see weight_of()
 };
 
 template <class T> struct Kernels {
@@ -78,15 +79,17 @@ struct CodingKernels {
 struct LossKernels {
   // image = background - target over a tile: what rendering adds to it ends up as the residual.
   void (*clear)(Planes<float> image, Planes<const float> target, const float* background, Tile tile);
-  // residual -> (weighted) gradient in place; returns nothing, the loss is asked for separately.
-  void (*pointwise)(Planes<float> residual, LossWeights weights, Tile tile);
-  // Sums over a tile: residual^2, |residual|, and residual^2 after a clamp of the picture to [0, 1].
-  void (*sums)(Planes<const float> residual, Planes<const float> target, Tile tile, double out[3]);
+  // Residuals times their weights, in place: what all of the following take.
+  void (*weigh)(Planes<float> residual, Planes<const float> target, float outside, Tile tile);
+  // residual -> gradient in place; returns nothing, the loss is asked for separately.
+  void (*pointwise)(Planes<float> residual, Planes<const float> target, LossWeights weights, Tile tile);
+  // Sums over a tile: weight residual^2, weight |residual|, and residual^2 after a clamp of the picture to [0, 1].
+  void (*sums)(Planes<const float> residual, Planes<const float> target, float outside, Tile tile, double out[3]);
   // Rows first..last of dSSIM/dimage times scale, added to d (skipped where d.data is null); returns the sum of the
   // SSIM map over these rows within the margin. scratch: ssim_scratch() floats.
   // center: about the mean of each channel of the target.
   double (*ssim)(Planes<const float> residual, Planes<const float> target, const float* center, Planes<float> d,
-                 int first, int last, int margin, float scale, float* scratch);
+                 int first, int last, int margin, float scale, float outside, float* scratch);
 };
 
 // Pixels of a row, one channel after another -> 8 bits, interleaved: values in [0, 1] as 0 to 255, clamped. Of four

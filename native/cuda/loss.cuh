@@ -1,6 +1,7 @@
 // Pictures in and out, and sums over the residual.
 #pragma once
 
+#include "../residual.h"
 #include "common.cuh"
 
 namespace splat2d {
@@ -37,10 +38,12 @@ extern "C" __global__ void split(const State* state, const float* __restrict__ p
   out[at] = params[n];
 }
 
-// Sums of residual^2, |residual| and residual^2 after a clamp of the picture to [0, 1] -> state->sums[0..2].
+// Sums over weighted residuals: weight r^2, weight |r|, and r^2 after a clamp of the picture to [0, 1] ->
+// state->sums[0..2].
 extern "C" __global__ void __launch_bounds__(256)
     measure(State* state, const float* __restrict__ residual, const float* __restrict__ target, double* partials,
-            long long pixels) {
+            long long pixels, float outside) {
+  const float inverse = 1.0f / outside;  // the residual is weighted, its square would be so twice
   double sums[3] = {0, 0, 0};
   for (int g = 0; g < kGroups; ++g)
     for (size_t p = blockIdx.x * size_t(blockDim.x) + threadIdx.x; p < pixels; p += size_t(gridDim.x) * blockDim.x) {
@@ -49,7 +52,7 @@ extern "C" __global__ void __launch_bounds__(256)
       float squares = 0, absolutes = 0, clamped = 0;
       for (int c = 0; c < kActive; ++c) {
         const float k = clamp(t.v[c] + r.v[c], 0.0f, 1.0f) - t.v[c];
-        squares += r.v[c] * r.v[c];
+        squares += r.v[c] * r.v[c] * weight_of(r.v[c], t.v[c], inverse);
         absolutes += fabsf(r.v[c]);
         if (4 * g + c < CHANNELS) clamped += k * k;
       }

@@ -4,6 +4,7 @@
 // across and then down; a thread makes several neighbours from the values that it has in registers.
 #pragma once
 
+#include "../residual.h"
 #include "../ssim.h"
 #include "common.cuh"
 
@@ -132,12 +133,12 @@ extern "C" __global__ void __launch_bounds__(kSsimThreads, 4)
   if (threadIdx.x == 0) map_sums[(size_t(blockIdx.z) * gridDim.y + blockIdx.y) * gridDim.x + blockIdx.x] = map_sum;
 }
 
-// d = l2 residual + half_l1 sign(residual) + scale dSSIM/dimage.
+// d = l2 residual + weight (half_l1 sign(residual) + scale dSSIM/dimage), of weighted residuals, see weight_of().
 extern "C" __global__ void __launch_bounds__(kSsimThreads, 6)
     ssim_gradient(const float* __restrict__ residual, const float* __restrict__ target,
                   const float* __restrict__ background, const float* __restrict__ derivatives, float* __restrict__ d,
-                  int width, int height, float l2, float half_l1, float scale, float t0, float t1, float t2, float t3,
-                  float t4, float middle) {
+                  int width, int height, float l2, float half_l1, float scale, float outside, float t0, float t1,
+                  float t2, float t3, float t4, float middle) {
   __shared__ __align__(16) Padded in[3];
   __shared__ __align__(16) Rows rows[3];
   const int x0 = blockIdx.x * kBlockX, y0 = blockIdx.y * kBlockY;
@@ -167,10 +168,10 @@ extern "C" __global__ void __launch_bounds__(kSsimThreads, 6)
       if (x >= width || y >= height) continue;
       const size_t p = size_t(y) * width + x;
       const float r = channel_at(residual, c, p, pixels);
-      const float vb = channel_at(target, c, p, pixels) - background[c], va = r + vb;
+      const float t = channel_at(target, c, p, pixels), vb = t - background[c], va = r + vb;
       const float by_l1 = r > 0 ? half_l1 : r < 0 ? -half_l1 : 0.0f;
       d[(size_t(c / 4) * pixels + p) * kLanes + c % 4] =
-          l2 * r + by_l1 + scale * (m[0][j] + 2 * va * m[1][j] + vb * m[2][j]);
+          l2 * r + weight_of(r, t, outside) * (by_l1 + scale * (m[0][j] + 2 * va * m[1][j] + vb * m[2][j]));
     }
   }
 }

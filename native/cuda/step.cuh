@@ -4,6 +4,7 @@
 // can overflow or go stale, and the order of every sum is fixed.
 #pragma once
 
+#include "../residual.h"
 #include "tile.cuh"
 #include "update.cuh"
 
@@ -120,13 +121,13 @@ extern "C" __global__ void __launch_bounds__(kSuper)
   }
 }
 
-// Draws a tile per block: residual = background + splats - target, and out = l2 residual + half_l1 sign(residual);
-// without a target, out = the picture. squares: sum of residual^2 per tile.
+// Draws a tile per block: r = background + splats - target, and out = weight (l2 r + half_l1 sign(r)), see weight_of();
+// without a target, out = the picture. squares: sum of weight r^2 per tile.
 extern "C" __global__ void __launch_bounds__(32 * kWarps, kRenderBlocks)
     render(const State* state, const float4* __restrict__ splats, const Box* __restrict__ boxes,
            const float* __restrict__ colors, const Box* __restrict__ chunks, const Box* __restrict__ supers,
            const float* __restrict__ target, const float* __restrict__ background, float* __restrict__ out,
-           float* __restrict__ squares, int width, int height, float l2, float half_l1) {
+           float* __restrict__ squares, int width, int height, float l2, float half_l1, float outside) {
   __shared__ float square_parts[kWarps];
   const int group = blockIdx.y, warp = threadIdx.x >> 5, lane = threadIdx.x & 31;
   const size_t pixels = size_t(width) * height;
@@ -139,9 +140,9 @@ extern "C" __global__ void __launch_bounds__(32 * kWarps, kRenderBlocks)
               if (target) {
                 const Pixel t = load_pixel(target + group * pixels * kLanes, p);
                 for (int c = 0; c < kActive; ++c) {
-                  const float d = value.v[c] - t.v[c];
-                  square += d * d;
-                  value.v[c] = l2 * d + (d > 0 ? half_l1 : d < 0 ? -half_l1 : 0.0f);
+                  const float r = value.v[c] - t.v[c], weight = weight_of(r, t.v[c], outside);
+                  square += weight * r * r;
+                  value.v[c] = weight * (l2 * r + (r > 0 ? half_l1 : r < 0 ? -half_l1 : 0.0f));
                 }
               }
               store_pixel(out + group * pixels * kLanes, p, value);

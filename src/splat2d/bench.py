@@ -18,7 +18,7 @@ from splat2d import _cpu
 from splat2d.batch import fit_batch
 from splat2d.config import FitConfig, Loss
 from splat2d.engine import Engine, Optimizer, Session, engine
-from splat2d.fitting import Progress, fit_steps
+from splat2d.fitting import OUTSIDE, Progress, fit_steps
 from splat2d.splats import Splats
 
 ROUNDS = 15
@@ -101,7 +101,7 @@ def measure_device(chosen: Engine, image: Array, config: FitConfig) -> DeviceBen
     splats = final.splats
     parameters = (splats.means, splats.log_cholesky, splats.colors)
     held = chosen.memory() if isinstance(chosen, MeteredEngine) else 0
-    session = chosen.start(image, splats.background, Loss(), Optimizer(), config.threads)
+    session = chosen.start(image, splats.background, Loss(), Optimizer(), config.threads, OUTSIDE)
     session.set_splats(*parameters)
     hold = np.zeros(DEVICE_STEPS, np.float32)
     blocks = interleave(
@@ -200,7 +200,7 @@ def _seconds(function: Callable[[], object], calls: int) -> float:
 
 def start(image: Array, splats: Splats, threads: int) -> Session:
     """A session whose step can be run again and again."""
-    session = engine("cpu").start(image, splats.background, Loss(), Optimizer(), threads)
+    session = engine("cpu").start(image, splats.background, Loss(), Optimizer(), threads, OUTSIDE)
     session.set_splats(splats.means, splats.log_cholesky, splats.colors)
     return session
 

@@ -156,7 +156,9 @@ class _Run:
     def session(self, splats: Splats) -> Session:
         loss = self.config.loss.normalized()
         target = self.target
-        made = engine(self.config.device).start(target.image, target.base, loss, OPTIMIZER, self.config.threads)
+        made = engine(self.config.device).start(
+            target.image, target.base, loss, OPTIMIZER, self.config.threads, target.outside
+        )
         self.set_splats(made, splats, None)
         made.sort()
         return made

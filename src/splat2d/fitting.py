@@ -55,6 +55,7 @@ LEAST_RELOCATIONS = 10  # unless there would be fewer than this
 RATE_CONSTANT = 0.7  # share of the steps before the learning rates fall along a cosine
 RATE_FINAL = 0.02  # of the learning rates, at the last step
 FAINT, ORDINARY = 0.25, 0.5  # largest deviation from the mean colour: of pictures to scale up, and after that
+OUTSIDE = 0.1  # weight of errors beyond 0 or 1 where the picture is just that; measured in docs/decisions.md
 DENSE = 16  # pixels per splat below which the learning rates fall: more splats move each pixel together
 DENSE_RATE = 0.3  # least factor of the learning rates for that
 CROWD = 4  # splats per pixel beyond which the learning rates fall further
@@ -209,10 +210,19 @@ class Target:
             return cls(image, rounded, rounded, unit, standard, peak)
         return cls((image - rounded) / np.float32(unit), np.zeros_like(rounded), rounded, unit, standard, peak)
 
+    @property
+    def clamped(self) -> bool:
+        """Whether 0 and 1 of the image limit what is seen; in other units the limits are not known."""
+        return self.standard and self.unit == 1
+
+    @property
+    def outside(self) -> float:
+        """Weight of errors beyond these limits, for Engine.start()."""
+        return OUTSIDE if self.clamped else 1.0
+
     def psnr(self, evaluation: Evaluation) -> float:
         """dB"""
-        clamped = self.standard and self.unit == 1  # in other units the limits of the clamp are not known
-        error = (evaluation.clamped if clamped else evaluation.squared) * (self.unit / self.peak) ** 2
+        error = (evaluation.clamped if self.clamped else evaluation.squared) * (self.unit / self.peak) ** 2
         return -10 * math.log10(error) if error > 0 else math.inf
 
     def splats(self, means: Floats, log_cholesky: Floats, colors: Floats) -> Splats:
@@ -231,7 +241,8 @@ class _Run:
         self.target = Target.of(image)
         self.optimizer = optimizer
         self.session: Session = engine(config.device).start(
-            self.target.image, self.target.base, config.loss.normalized(), self.optimizer, config.threads
+            *(self.target.image, self.target.base, config.loss.normalized(), self.optimizer, config.threads),
+            self.target.outside,
         )
         self.step = 0
         self.planned = 0

@@ -20,9 +20,9 @@ def start(gpu):
     """A function: scene, picture, loss weights and optimiser settings -> a session with the splats of the scene."""
     from splat2d.config import Loss
 
-    def begin(scene, picture, *, l2=1.0, l1=0.0, ssim=0.0, **settings):
+    def begin(scene, picture, *, l2=1.0, l1=0.0, ssim=0.0, outside=1.0, **settings):
         settings = {"diagonal_rate": 0.05, "log_min": -1.2, **settings}
-        session = gpu.start(picture, scene.background, Loss(l2, l1, ssim), Optimizer(**settings), None)
+        session = gpu.start(picture, scene.background, Loss(l2, l1, ssim), Optimizer(**settings), None, outside)
         session.set_splats(*scene[:3])
         return session
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import reference
 from scenes import random_scene, rotated
-from test_session import HEIGHT, MIXES, WIDTH, half_drawn, numpy_steps, some_splats, target
+from test_session import HEIGHT, MIXES, WIDTH, half_drawn, limited_target, numpy_steps, some_splats, target
 
 from splat2d import _cpu
 from splat2d.config import FitConfig
@@ -85,6 +85,18 @@ def test_steps_equal_numpy(start, l2, l1, ssim, schedule):
 
 
 @pytest.mark.parametrize(("l2", "l1", "ssim"), MIXES)
+def test_steps_equal_numpy_where_the_picture_is_at_its_limits(start, l2, l1, ssim):
+    scene, picture = some_splats(small=0.4), limited_target()
+    session = start(scene, picture, l2=l2, l1=l1, ssim=ssim, outside=0.1)
+    session.run(np.ones(1, np.float32))
+    expected, certain = numpy_steps(scene, picture, (1,), l2, l1, ssim, 0.1)
+    for actual, wanted, sure, before in zip(session.get_splats(), expected, certain, scene[:3], strict=True):
+        error = abs(actual - wanted)[sure] / abs(wanted - before)[sure].max()
+        assert np.quantile(error, 0.95) < 4e-3
+        assert np.median(error) < 2e-4
+
+
+@pytest.mark.parametrize(("l2", "l1", "ssim"), MIXES)
 def test_steps_in_one_call_or_in_many(start, l2, l1, ssim):
     scene, picture = some_splats(count=300), target()
     schedule = np.linspace(1, 0.1, 120, dtype=np.float32)
@@ -115,6 +127,18 @@ def test_evaluate(start, channels):
     assert evaluation.squared == pytest.approx(np.mean((image - picture) ** 2), rel=1e-4)
     assert evaluation.clamped == pytest.approx(np.mean((image.clip(0, 1) - picture) ** 2), rel=1e-4)
     assert evaluation.loss == pytest.approx(reference.loss(image, picture, 1, 0.25, 0.5), rel=1e-4)
+
+
+def test_errors_beyond_the_limits_weigh_less(start):
+    scene, picture = some_splats(), limited_target()
+    session = start(scene, picture, l1=0.25, ssim=0.5, outside=0.1)
+    evaluation = session.evaluate()
+    image = reference.render(*scene, HEIGHT, WIDTH, _cpu.CUTOFF)
+    weighted = reference.loss(image, picture, outside=0.1)
+    assert evaluation.squared == pytest.approx(weighted, rel=1e-4)
+    assert evaluation.clamped == pytest.approx(np.mean((image.clip(0, 1) - picture) ** 2), rel=1e-4)
+    assert evaluation.loss == pytest.approx(reference.loss(image, picture, 1, 0.25, 0.5, 0.1), rel=1e-4)
+    assert session.run(np.zeros(1, np.float32)) == pytest.approx(weighted, rel=1e-4)
 
 
 @pytest.mark.parametrize(("l2", "l1", "ssim"), MIXES)

@@ -42,8 +42,8 @@ class Coding:
 class Evaluation:
     """How far a state is from its picture."""
 
-    squared: float  # mean squared error
-    clamped: float  # the same after a clamp of the render to [0, 1]
+    squared: float  # mean squared error, weighted as in the loss
+    clamped: float  # mean squared error after a clamp of the render to [0, 1]
     loss: float
 
 
@@ -97,9 +97,18 @@ class Engine(Protocol):
         """Sum of the splats over the background. [height, width, C]"""
 
     def start(
-        self, image: Floats, background: Floats, loss: Loss, optimizer: Optimizer, threads: int | None
+        self,
+        image: Floats,
+        background: Floats,
+        loss: Loss,
+        optimizer: Optimizer,
+        threads: int | None,
+        outside: float = 1.0,
     ) -> Session:
-        """A session for image [H, W, C] over background [C], without splats yet."""
+        """A session for image [H, W, C] over background [C], without splats yet.
+
+        outside: the weight of errors beyond 0 or 1 where the image is just that; see docs/conventions.md.
+        """
 
 
 @runtime_checkable

@@ -14,7 +14,13 @@ class CpuSession:
     """See splat2d.engine.Session."""
 
     def __init__(
-        self, image: Floats, background: Floats, loss: Loss, optimizer: Optimizer, threads: int | None
+        self,
+        image: Floats,
+        background: Floats,
+        loss: Loss,
+        optimizer: Optimizer,
+        threads: int | None,
+        outside: float = 1.0,
     ) -> None:
         o = optimizer
         self._loss = loss
@@ -30,6 +36,7 @@ class CpuSession:
             beta2=o.beta2,
             log_min=o.log_min,
             log_max=o.log_max,
+            outside=outside,
             threads=threads or 0,
         )
 
@@ -101,6 +108,12 @@ class CpuEngine:
         return _cpu.render_levels(means, log_cholesky, colors, background, height, width, threads=threads or 0)
 
     def start(
-        self, image: Floats, background: Floats, loss: Loss, optimizer: Optimizer, threads: int | None
+        self,
+        image: Floats,
+        background: Floats,
+        loss: Loss,
+        optimizer: Optimizer,
+        threads: int | None,
+        outside: float = 1.0,
     ) -> CpuSession:
-        return CpuSession(image, background, loss, optimizer, threads)
+        return CpuSession(image, background, loss, optimizer, threads, outside)

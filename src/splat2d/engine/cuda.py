@@ -51,7 +51,7 @@ PINNED = 16 * 2**20  # bytes of page-locked memory for the way back
 # Divisions and roots to an ulp or two, no denormals: far below what float32 sums over a picture lose anyway.
 _ROUNDING = {"ftz": True, "prec_div": False, "prec_sqrt": False}
 _SOURCES = (
-    *(f"{name}.h" for name in ("gaussian", "coding", "ssim")),
+    *(f"{name}.h" for name in ("gaussian", "coding", "residual", "ssim")),
     *(f"cuda/{name}" for name in ("inner.h", "common.cuh", "tile.cuh", "update.cuh")),
     *(f"cuda/{name}.cuh" for name in ("step", "growth", "loss", "ssim", "coded", "batch", "pictures")),
 )
@@ -103,7 +103,7 @@ class CudaEngine:
         splats.survey()
         ground = gpu.upload(_padded(background))
         picture = gpu.allocate(planes.bytes)
-        splats.render(gpu.stream, 0, ground, picture, 0, 1.0, 0.0)
+        splats.render(gpu.stream, 0, ground, picture, 0, 1.0, 0.0, 1.0)
         out = np.empty((height, width, channels), np.float32)
         flat = gpu.allocate(out.nbytes)
         gpu.run(channels, "unpack", planes.pixels, 256, picture, flat, i64(planes.pixels))
@@ -111,9 +111,15 @@ class CudaEngine:
         return out
 
     def start(
-        self, image: Floats, background: Floats, loss: Loss, optimizer: Optimizer, threads: int | None
+        self,
+        image: Floats,
+        background: Floats,
+        loss: Loss,
+        optimizer: Optimizer,
+        threads: int | None,
+        outside: float = 1.0,
     ) -> CudaSession:
-        return CudaSession(self._gpu, image, background, loss, optimizer)
+        return CudaSession(self._gpu, image, background, loss, optimizer, outside)
 
     def memory(self) -> int:
         """Bytes of GPU memory that all sessions hold."""
@@ -152,9 +158,12 @@ class CudaEngine:
 class CudaSession:
     """See splat2d.engine.Session."""
 
-    def __init__(self, gpu: _Gpu, image: Floats, background: Floats, loss: Loss, optimizer: Optimizer) -> None:
+    def __init__(
+        self, gpu: _Gpu, image: Floats, background: Floats, loss: Loss, optimizer: Optimizer, outside: float
+    ) -> None:
         height, width, channels = image.shape
         self._gpu, self._channels, self._loss, self._optimizer = gpu, channels, loss, optimizer
+        self._outside = outside
         planes = self._planes = _Planes(width, height, channels)
         self._elements = image.size
         self._background = gpu.upload(_padded(background))
@@ -235,7 +244,9 @@ class CudaSession:
         if loss.ssim > 0:
             self._ssim_map(self._gpu.stream)
             self._reduce("total", self._map_sums, self._partials, i64(planes.ssim_blocks), i32(3))
-        self._reduce("measure", self._residual, self._target, self._partials, i64(planes.pixels))
+        self._reduce(
+            *("measure", self._residual, self._target, self._partials, i64(planes.pixels), f32(self._outside)),
+        )
         squares, absolutes, clamped, map_sum = (float(value) / self._elements for value in self._sums())
         similarity = map_sum if loss.ssim > 0 else 0.0
         value = loss.l2 * squares + loss.l1 * absolutes + loss.ssim * (1 - similarity)
@@ -337,7 +348,10 @@ class CudaSession:
         self._splats.update(stream, self._schedule, node, self._d_image, self._rates, coding)
 
     def _render(self, stream: Any, l2: float, half_l1: float) -> None:
-        self._splats.render(stream, self._target, self._background, self._residual, self._tile_squares, l2, half_l1)
+        self._splats.render(
+            *(stream, self._target, self._background, self._residual, self._tile_squares),
+            *(l2, half_l1, self._outside),
+        )
 
     def _ssim_map(self, stream: Any) -> None:
         planes = self._planes
@@ -353,7 +367,7 @@ class CudaSession:
             *(stream, self._channels, "ssim_gradient", planes.ssim_grid, SSIM_THREADS),
             *(self._residual, self._target, self._background, self._derivatives, self._d_image),
             *(i32(planes.width), i32(planes.height)),
-            *(f32(loss.l2), f32(0.5 * loss.l1), f32(-0.5 * loss.ssim), *self._taps),
+            *(f32(loss.l2), f32(0.5 * loss.l1), f32(-0.5 * loss.ssim), f32(self._outside), *self._taps),
         )
 
     def _render_residual(self) -> None:
@@ -562,14 +576,22 @@ class _DeviceSplats:
         self.gpu.run(self.channels, "energies", self.count, 128, self.state, self.params, self.second, self.keys)
 
     def render(
-        self, stream: Any, target: Any, background: Any, out: Any, squares: Any, l2: float, half_l1: float
+        self,
+        stream: Any,
+        target: Any,
+        background: Any,
+        out: Any,
+        squares: Any,
+        l2: float,
+        half_l1: float,
+        outside: float,
     ) -> None:
         planes = self.planes
         self.gpu.launch(
             *(stream, self.channels, "render", (planes.tiles, planes.groups), RENDER_THREADS),
             *(self.state, self.splats, self.boxes, self.colors),
             *(self.chunks, self.supers, target, background, out, squares),
-            *(i32(planes.width), i32(planes.height), f32(l2), f32(half_l1)),
+            *(i32(planes.width), i32(planes.height), f32(l2), f32(half_l1), f32(outside)),
         )
 
     def update(self, stream: Any, schedule: Any, node: int, d_image: Any, rates: Any, coding: Any) -> None:
