@@ -48,7 +48,7 @@ MAY_IMPORT = {
     "codec": {"errors", "config", "splats", "_cpu"},
     "torch": {"errors", "splats", "engine", "_cpu"},
     "diffusion": {"errors", "atomic", "config", "images", "rendering", "splats", "storage", "torch"},
-    "diffusion_cli": {"errors", "diffusion", "files", "progress", "storage", "terminal"},
+    "diffusion_cli": {"errors", "atomic", "diffusion", "files", "progress", "storage", "terminal"},
     "pillow": {"errors", "codec", "compression", "fitting", "images", "rendering"},
     "demo": {"splats", "rendering", "metrics"},
     "bench": {"config", "splats", "engine", "fitting", "batch", "_cpu"},

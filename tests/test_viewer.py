@@ -14,10 +14,10 @@ from PIL import Image
 
 import splat2d
 from splat2d import codec, viewing
+from splat2d.atomic import write_bytes
 from splat2d.codec import container
 from splat2d.codec.quantizer import Quantized
 from splat2d.images import levels_of
-from splat2d.storage import write_bytes
 
 playwright = pytest.importorskip("playwright.sync_api", reason="the package playwright is not installed")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")

@@ -34,6 +34,12 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
         raise InputError(f"{path}: cannot be written ({reason(error)})") from error
 
 
+def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
+    """Writes a file that is complete or absent. Raises InputError."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(data)
+
+
 def reason(error: BaseException) -> str:
     """What an error says, on one line."""
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)

@@ -543,6 +543,7 @@ def _render(command: Render) -> int:
 
 def _encode(command: Encode) -> int:
     from splat2d import codec, storage
+    from splat2d.atomic import write_bytes
     from splat2d.files import CODED, check_outputs, default_output
 
     if command.profile == "vector" and command.quality is not None:
@@ -557,7 +558,7 @@ def _encode(command: Encode) -> int:
     else:
         splats, metadata = storage.load(command.file), None
     data = codec.encode(splats, quality=command.quality, metadata=metadata, profile=command.profile)
-    storage.write_bytes(output, data)
+    write_bytes(output, data)
     header = codec.container.unpack(data).header
     pixels = splats.width * splats.height
     quality = codec.quality_of(header.quality_index) if command.profile == "scalar" else None
@@ -779,7 +780,8 @@ def _compare(command: Compare) -> int:
 
 
 def _view(command: View) -> int:
-    from splat2d import storage, viewing
+    from splat2d import viewing
+    from splat2d.atomic import write_bytes
     from splat2d.files import check_outputs, holds_splats, is_page
     from splat2d.images import load_image
 
@@ -802,7 +804,7 @@ def _view(command: View) -> int:
         return _view_live(command, name, image, original)
     data = _coded_bytes(command.source) if image is None else _coded_photo(command, image)
     if command.output:
-        storage.write_bytes(command.output, viewing.page(data, name))
+        write_bytes(command.output, viewing.page(data, name))
         print(f"{command.output}: {command.output.stat().st_size} bytes, for {len(data)} bytes of splats")
         return OK
     with viewing.serving(name, data=data, original=original, port=command.port) as address:
@@ -953,7 +955,8 @@ def _bench(command: Bench) -> int:
 
 
 def _demo(command: Demo) -> int:
-    from splat2d import codec, demo, scene, storage
+    from splat2d import codec, demo, scene
+    from splat2d.atomic import write_bytes
     from splat2d.compression import compress_steps
     from splat2d.images import save_image
     from splat2d.metrics import psnr
@@ -974,9 +977,9 @@ def _demo(command: Demo) -> int:
     picture = render(splats, device=command.device, threads=command.threads)
     decibels = psnr(picture, image)
     jpeg, of_jpeg = demo.jpeg(image, decibels)
-    storage.write_bytes(folder / "demo.s2d", data)
+    write_bytes(folder / "demo.s2d", data)
     save_image(folder / "fit.png", picture)
-    storage.write_bytes(folder / "demo.jpg", jpeg)
+    write_bytes(folder / "demo.jpg", jpeg)
     save_image(folder / "zoom.png", demo.zoom(splats, image))
     save_image(folder / "splats.png", demo.ellipses(splats, picture))
     original, pixels = (folder / "original.png").stat().st_size, splats.width * splats.height

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from splat2d._cpu import CUTOFF
-from splat2d.atomic import replacing
+from splat2d.atomic import write_bytes
 from splat2d.editing import map_colors
 from splat2d.errors import InputError
 from splat2d.rendering import LOG_LIMIT, SHEAR_LIMIT
@@ -43,9 +43,7 @@ SH0 = 0.28209479177387814  # the constant spherical harmonic, 1 / sqrt(4 pi)
 
 def export(path: Path, splats: Splats) -> None:
     """Writes splats for other programs, as the suffix says. Raises InputError."""
-    data = svg(splats).encode() if path.suffix.lower() == ".svg" else ply(splats)
-    with replacing(path) as temporary:
-        temporary.write_bytes(data)
+    write_bytes(path, svg(splats).encode() if path.suffix.lower() == ".svg" else ply(splats))
 
 
 def svg(splats: Splats) -> str:

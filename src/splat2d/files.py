@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from splat2d import codec, exporting, images, storage, viewing
-from splat2d.atomic import replacing
+from splat2d.atomic import replacing, write_bytes
 from splat2d.codec.container import Header
 from splat2d.config import Profile
 from splat2d.errors import FormatError, InputError
@@ -44,9 +44,9 @@ def write(path: Path, splats: Splats, picture: NDArray[np.float32], data: bytes 
     """
     if is_page(path):
         coded = codec.encode(splats) if data is None else data
-        storage.write_bytes(path, viewing.page(coded, path.with_suffix(CODED).name))
+        write_bytes(path, viewing.page(coded, path.with_suffix(CODED).name))
     elif data is not None and is_coded(path):
-        storage.write_bytes(path, data)
+        write_bytes(path, data)
     elif holds_splats(path):
         storage.save(path, splats)
     elif is_export(path):

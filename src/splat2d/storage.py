@@ -11,7 +11,7 @@ from numpy.lib.npyio import NpzFile
 from numpy.typing import NDArray
 
 from splat2d import codec
-from splat2d.atomic import replacing, unreadable
+from splat2d.atomic import replacing, unreadable, write_bytes
 from splat2d.errors import FormatError, InputError
 from splat2d.splats import Splats
 
@@ -60,12 +60,6 @@ def load_s2d(path: str | os.PathLike[str], *, partial: bool = False) -> codec.Co
         raise FormatError(f"{path}: {error}") from error
     except (OSError, MemoryError) as error:
         raise unreadable(path, error, "splats") from error
-
-
-def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
-    """Writes a file that is complete or absent. Raises InputError."""
-    with replacing(path) as temporary:
-        temporary.write_bytes(data)
 
 
 def _load_npz(path: Path) -> Splats:

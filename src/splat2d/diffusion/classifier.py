@@ -22,9 +22,8 @@ from safetensors.torch import save
 from torch import Tensor, nn
 from torch.nn import functional
 
-from splat2d.atomic import unreadable
+from splat2d.atomic import unreadable, write_bytes
 from splat2d.errors import InputError
-from splat2d.storage import write_bytes
 
 Architecture = Literal["residual", "plain"]
 Images = NDArray[np.uint8]

@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from splat2d.atomic import unreadable
+from splat2d.atomic import unreadable, write_bytes
 from splat2d.diffusion.encoder import (
     Encoder,
     EncoderConfig,
@@ -30,7 +30,6 @@ from splat2d.diffusion.encoder import (
 from splat2d.diffusion.layouts import GEOMETRY, Layout, SplatLayout, grid_for, packed, unpacked
 from splat2d.diffusion.pictures import Pictures
 from splat2d.errors import InputError
-from splat2d.storage import write_bytes
 
 VERSION = 1
 AT_ONCE = 1 << 26  # pixels of the pictures fitted together: bounds the memory of a GPU
