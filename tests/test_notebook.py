@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import json
 import shutil
@@ -69,8 +70,9 @@ def test_track_shows_a_bar_on_a_terminal(monkeypatch: pytest.MonkeyPatch, capsys
 def test_the_widget_holds_the_page_of_the_viewer() -> None:
     pytest.importorskip("anywidget")
     widget = scattered(40).view(height=300)
-    assert widget.height == 300 and widget.page.lstrip().lower().startswith("<!doctype html>")
-    assert 'src="http' not in widget.page and 'href="http' not in widget.page
+    page = widget.page.decode("utf-16")
+    assert widget.height == 300 and page.startswith("<!doctype html>")
+    assert 'src="http' not in page and 'href="http' not in page
 
 
 def test_the_widget_without_anywidget_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -88,8 +90,9 @@ def test_the_widget_draws_in_a_browser() -> None:
         pytest.skip("no Chromium is installed")
     wide = Splats([[48, 32]], [[4, 0, 4]], [[0.5, -0.2, 0.3]], 96, 64, [0.25, 0.5, 0.25])
     script = (
-        "async ({ esm, page }) => { const module = await import('data:text/javascript,' + encodeURIComponent(esm));"
+        "async ({ esm, text }) => { const module = await import('data:text/javascript,' + encodeURIComponent(esm));"
     )
+    script += " const page = new DataView(Uint8Array.from(atob(text), (byte) => byte.charCodeAt(0)).buffer);"
     script += " const get = (name) => ({ page, height: 400 })[name];"
     script += " module.default.render({ model: { get, on() {} }, el: document.body }); }"
     with playwright.sync_playwright() as start:
@@ -99,7 +102,7 @@ def test_the_widget_draws_in_a_browser() -> None:
         said: list[str] = []
         page.on("console", lambda message: said.append(message.text) if message.type == "error" else None)
         page.set_content("<!doctype html><body style='margin: 8px'></body>")
-        page.evaluate(script, {"esm": notebook.FRAME, "page": wide.view().page})
+        page.evaluate(script, {"esm": notebook.FRAME, "text": base64.b64encode(wide.view().page).decode()})
         page.frame_locator("iframe").get_by_text("96 × 64").wait_for()
         expected = render(wide)[32, 48]
         for _ in range(50):

@@ -522,6 +522,16 @@ def test_a_page_of_one_file_opens_from_disk(viewer, tmp_path, name):
     assert [url for url in page.requests if not url.startswith(("file:", "blob:", "data:"))] == []
 
 
+def test_a_page_of_one_file_says_which_files_it_cannot_read(viewer, tmp_path):
+    write_bytes(tmp_path / "a.html", viewing.page((GOLDEN / "colour.s2d").read_bytes(), "a.s2d"))
+    page = viewer().open((tmp_path / "a.html").as_uri())
+    upload(page, "b.s2d", (GOLDEN / "vector-colour.s2d").read_bytes())
+    page.wait("error")
+    assert page.text("#problem-text") == f"b.s2d {viewing.LEFT_OUT}."
+    upload(page, "grey.s2d", (GOLDEN / "grey.s2d").read_bytes())
+    page.wait("ready")
+
+
 def test_a_page_draws_what_it_holds_and_says_that_the_rest_is_missing(viewer, tmp_path, two_packets):
     data, first = two_packets
     write_bytes(tmp_path / "a.html", viewing.page(data[: first + 9], "a.s2d"))

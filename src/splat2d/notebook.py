@@ -23,7 +23,7 @@ function render({ model, el }) {
   frame.style.cssText = "width: 100%; border: 0; display: block";
   const show = () => {
     frame.style.height = `${model.get("height")}px`;
-    frame.srcdoc = model.get("page");
+    frame.srcdoc = new TextDecoder("utf-16").decode(model.get("page"));
   };
   model.on("change:page change:height", show);
   show();
@@ -40,14 +40,14 @@ def view(splats: Splats, *, height: int = HEIGHT) -> AnyWidget:
     """
     try:
         from anywidget import AnyWidget
-        from traitlets import Int, Unicode
+        from traitlets import Bytes, Int
     except ImportError:
         raise InputError('the widget needs one more package: pip install "splat2d[notebook]"') from None
 
     class Viewer(AnyWidget):  # type: ignore[misc]
         _esm = FRAME
-        page = Unicode().tag(sync=True)
+        page = Bytes().tag(sync=True)
         height = Int().tag(sync=True)
 
     page = viewing.page(codec.encode(splats, quality=100), "splats")
-    return Viewer(page=page.decode(), height=height)
+    return Viewer(page=page, height=height)

@@ -39,7 +39,9 @@ FOLDER = Path(__file__).parent / "viewer"
 # The modules of the page and of its worker, each after what it imports.
 WORKER = ("container", "color", "tables", "packets", "codebook", "records", "decoder", "worker")
 UNUSED = {container.SCALAR: ("codebook", "records"), container.VECTOR: ("tables", "packets")}  # by profile
+LEFT_OUT = "has the other profile, whose decoder this page of one file leaves out; open it with splat2d view"
 PAGE = ("renderer", "view", "app")
+ESCAPE = 0xE000  # before a character whose bit 14 is flipped; loader.js knows it
 TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript"}
 
 # Of what the server answers: scripts, styles and data from itself, and nothing from anywhere else.
@@ -72,7 +74,8 @@ class Resource:
 def page(data: bytes, name: str) -> bytes:
     """One HTML file that shows a .s2d file called `name`, from disk and without a network. Raises FormatError.
 
-    Scripts, style and the elements of the page are deflated; loader.js unpacks them.
+    Scripts, style and the elements of the page are deflated; loader.js unpacks them. In UTF-16, where two bytes of data
+    are a character: its byte order mark goes before what a web server may say of the encoding.
     """
     header, _ = container.preamble(data)
     unused = UNUSED[header.profile]
@@ -92,17 +95,24 @@ def page(data: bytes, name: str) -> bytes:
         "img-src data: blob:; base-uri 'none'; form-action 'none'"
     )
     head = re.sub(r'(Content-Security-Policy" content=)"[^"]*"', rf'\1"{policy}"', head)
-    head = re.sub(r'<link rel="stylesheet"[^>]*>\n|<script type="module"[^>]*></script>\n', "", head)
-    return (
+    replaced = r'<(?:meta charset|link rel="stylesheet"|script type="module")[^>]*>(?:</script>)?\n'
+    head = re.sub(replaced, "", head)
+    html = (
         f'{head}<body data-state="waiting">\n'
-        f'<script type="text/plain" id="packed">{_base85(zlib.compress(json.dumps(packed).encode(), 9))}</script>\n'
-        f'<script type="text/plain" id="data">{_base85(data)}</script>\n<script>{loader}</script>\n</body>\n</html>\n'
-    ).encode()
+        f"{_element('packed', zlib.compress(json.dumps(packed).encode(), 9))}\n{_element('data', data)}\n"
+        f"<script>{loader}</script>\n</body>\n</html>\n"
+    )
+    return ("\ufeff" + html).encode("utf-16-le")
 
 
-def _base85(data: bytes) -> str:
-    """Without the characters that mean something in a script element."""
-    return base64.b85encode(data).decode().replace("<", ",")
+def _element(name: str, data: bytes) -> str:
+    """Bytes as an element of a page: two are a character, or two characters where one would not come through."""
+    words = np.frombuffer(data + bytes(len(data) % 2), "<u2")
+    # Controls and "<", surrogates and what marks an escape, and the end, where there are no characters.
+    escaped = (words < 0x40) | ((words >= 0xD800) & (words <= ESCAPE)) | (words >= 0xFFF0)
+    characters = np.insert(np.where(escaped, words ^ 0x4000, words), np.flatnonzero(escaped), ESCAPE).astype("<u2")
+    text = characters.tobytes().decode("utf-16-le")
+    return f'<script type="text/plain" id="{name}" data-size="{len(data)}">{text}</script>'
 
 
 def _index(source: Mapping[str, Any]) -> str:
@@ -122,9 +132,9 @@ def _inlined(module: str) -> str:
 
 
 def _stub(module: str) -> str:
-    """The names of a module, empty: for files that do not use it."""
+    """A module that the file of a page does not use, as functions of its names that refuse other files."""
     names = re.findall(r"^export (?:const|class|function) (\w+)", module, re.M)
-    return "".join(f"const {name}=null;" for name in names) + "\n"
+    return "".join(f"function {name}(){{throw new FormatError({json.dumps(LEFT_OUT)})}}\n" for name in names)
 
 
 def _shorter(text: str) -> str:

@@ -1,18 +1,15 @@
 // The only script that a page in one file holds as it is: unpacks the others, which are deflated, and the data.
-// Bytes are written in base 85 as by Python's b85encode, with "," for "<".
 
-const DIGITS = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz!#$%&()*+-;,=>?@^_`{|}~";
-
+/** The bytes of an element: two in a character; 0xe000 goes before one whose bit 14 is flipped. */
 function unpack(id) {
-  const text = document.getElementById(id).textContent.trim();
-  const values = new Map([...DIGITS].map((digit, i) => [digit, i]));
-  const view = new DataView(new ArrayBuffer(4 * Math.ceil(text.length / 5)));
-  for (let i = 0; i < text.length; i += 5) {
-    let word = 0;
-    for (let j = i; j < i + 5; j++) word = 85 * word + (values.get(text[j]) ?? 84);
-    view.setUint32((i / 5) * 4, word);
+  const { textContent: text, dataset } = document.getElementById(id);
+  const view = new DataView(new ArrayBuffer(2 * text.length));
+  let end = 0;
+  for (let i = 0; i < text.length; i++, end += 2) {
+    const isEscape = text.charCodeAt(i) === 0xe000;
+    view.setUint16(end, isEscape ? text.charCodeAt(++i) ^ 0x4000 : text.charCodeAt(i), true);
   }
-  return new Uint8Array(view.buffer, 0, Math.floor((text.length * 4) / 5));
+  return new Uint8Array(view.buffer, 0, dataset.size);
 }
 
 async function inflate(bytes) {
