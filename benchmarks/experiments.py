@@ -5,7 +5,7 @@
 
 A variant changes named constants or functions of the product for the time of its fits; nothing else differs. Prints a
 Markdown table: mean of PSNR in dB (float render clamped to [0, 1]) over pictures and seeds, and the difference from the
-product on the same picture and seed, with its standard error. --similarity adds SSIM and MS-SSIM.
+product on the same picture and seed, with its standard error. --also adds means of other measures.
 """
 
 from __future__ import annotations
@@ -16,18 +16,19 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
 import numpy as np
+from drawings import Normalized, Sum, Window
 from laboratory import LabEngine, Methods
 from machine import DATA, describe
 
 import splat2d
-from splat2d import fitting, seeding
+from splat2d import _cpu, fitting, seeding
 from splat2d.engine import Optimizer
 
 Floats = np.ndarray
@@ -82,6 +83,38 @@ def laboratory(**methods: Any) -> Variant:
     return constants(fitting, engine=lambda device: LabEngine(Methods(**methods)))
 
 
+def flat_rates(steps: int) -> Floats:
+    return np.ones(steps, np.float32)
+
+
+def start_shapes(draw: Callable[[np.random.Generator, int, float], Floats]) -> Variant:
+    """A variant whose first splats have L = [[l1, 0], [b, l3]] by draw(generator, count, sigma), [3, count]."""
+
+    def start(image: Floats, background: Floats, count: int, sigma: float, least: float, seed: int) -> Any:
+        means, log_cholesky, colors = seeding.initial_splats(image, background, count, sigma, least, seed)
+        l1, b, l3 = draw(np.random.default_rng(seed), count, sigma)
+        log_cholesky = np.stack([np.log(np.maximum(l1, least)), b, np.log(np.maximum(l3, least))], 1)
+        return means, log_cholesky.astype(np.float32), colors
+
+    return constants(fitting, initial_splats=start)
+
+
+# Ways to draw the first covariances: those that others use, and one size for all.
+SHAPES: dict[str, Callable[[np.random.Generator, int, float], Floats]] = {
+    "alike": lambda rng, n, sigma: sigma * np.outer([1, 0, 1], np.ones(n)),
+    "L of U(0, 1) px + 0.5 px": lambda rng, n, sigma: rng.random((3, n)) + np.array([[0.5], [0], [0.5]]),
+    "log L and shear of N(0, 0.5)": lambda rng, n, sigma: sigma * oriented(*rng.normal(0, 0.5, (3, n))),
+    "tanh of N(0, 1)": lambda rng, n, sigma: sigma * oriented(*np.tanh(rng.normal(0, 1, (3, n)))),
+    "logit of N(0, 1)": lambda rng, n, sigma: (
+        sigma * np.array([[2], [0], [2]]) / (1 + np.exp(rng.normal(0, 1, (3, n))))
+    ),
+}
+
+
+def oriented(log_l1: Floats, shear: Floats, log_l3: Floats) -> Floats:
+    return np.stack([np.exp(log_l1), shear, np.exp(log_l3)])
+
+
 def power(value: float) -> Variant:
     return constants(fitting, draw_power=lambda pixels_per_splat: value)
 
@@ -89,6 +122,7 @@ def power(value: float) -> Variant:
 VARIANTS: dict[str, Variant] = {
     SHIPPED: ExitStack,
     "growth: none": recipe(start=1.0),
+    "growth and relocation: none": recipe(start=1.0, relocations=0),
     "growth: from 30 %": recipe(start=0.3),
     "growth: from 3 %": recipe(start=0.03),
     "growth: half as many events": recipe(growths=6),
@@ -104,6 +138,13 @@ VARIANTS: dict[str, Variant] = {
     "new splats: at least 0.7 px": constants(fitting, NEW_SIZE_LEAST=0.7),
     "start: uniform": constants(seeding, UNIFORM_SHARE=1.0),
     "start: by gradient only": constants(seeding, UNIFORM_SHARE=0.0),
+    "no growth, start: uniform": both(recipe(start=1.0), constants(seeding, UNIFORM_SHARE=1.0)),
+    "no growth, start: by gradient only": both(recipe(start=1.0), constants(seeding, UNIFORM_SHARE=0.0)),
+    **{f"start, covariance: {name}": start_shapes(draw) for name, draw in SHAPES.items()},
+    **{
+        f"no growth, start, covariance: {name}": both(recipe(start=1.0), start_shapes(draw))
+        for name, draw in SHAPES.items()
+    },
     "relocation: none": recipe(relocations=0),
     "relocation: 20 times": recipe(relocations=20),
     "relocation: 80 times": recipe(relocations=80),
@@ -147,8 +188,35 @@ VARIANTS: dict[str, Variant] = {
     "laboratory: placed by oriented pursuit": laboratory(place="oriented", share=0.7),
     "laboratory: adan": laboratory(optimizer="adan"),
     "laboratory: one second moment for a colour": laboratory(optimizer="shared"),
-    "laboratory: cut-off at 1/1000": laboratory(cutoff=6.9),
+    "laboratory: lion, rates x 0.03": both(laboratory(optimizer="lion"), scaled(0.03)),
+    "laboratory: lion, rates x 0.1": both(laboratory(optimizer="lion"), scaled(0.1)),
+    "laboratory: lion, rates x 0.3": both(laboratory(optimizer="lion"), scaled(0.3)),
+    "laboratory: soap": laboratory(optimizer="soap"),
+    "laboratory: soap, rates x 2": both(laboratory(optimizer="soap"), scaled(2)),
+    "laboratory: schedule-free": both(
+        laboratory(optimizer="schedule-free"), constants(fitting, cosine_rates=flat_rates)
+    ),
+    "laboratory: schedule-free, rates x 0.5": both(
+        laboratory(optimizer="schedule-free"), constants(fitting, cosine_rates=flat_rates), scaled(0.5)
+    ),
+    "laboratory: means by tanh": laboratory(means="tanh"),
+    "laboratory: sizes bounded by tanh": laboratory(sizes="tanh"),
+    "laboratory: sizes bounded by logit": laboratory(sizes="logit"),
+    "laboratory: cut-off at 1/1000": laboratory(drawing=Sum(6.9)),
+    "laboratory: window of 9 px": laboratory(drawing=Window(9)),
+    "laboratory: window of 17 px": laboratory(drawing=Window(17)),
+    "laboratory: window of 33 px": laboratory(drawing=Window(33)),
+    "laboratory: normalised, epsilon 0.001": laboratory(drawing=Normalized(0.001)),
+    "laboratory: normalised, epsilon 0.03": laboratory(drawing=Normalized(0.03)),
+    "laboratory: normalised, epsilon 0.3": laboratory(drawing=Normalized(0.3)),
+    "laboratory: normalised, epsilon 0.001, cut-off at e^-11": laboratory(drawing=Normalized(0.001, 11.0)),
+    "laboratory: normalised, epsilon 0.03, cut-off at e^-11": laboratory(drawing=Normalized(0.03, 11.0)),
+    "laboratory: normalised, epsilon 0.3, cut-off at e^-11": laboratory(drawing=Normalized(0.3, 11.0)),
+    "laboratory: coarse to fine, blurred target": laboratory(coarse="target", coarse_steps=400),
+    "laboratory: coarse to fine, blurred error": laboratory(coarse="error", coarse_steps=400),
     "laboratory: colours decay by 1e-4 a step": laboratory(weight_decay=1e-4),
+    "laboratory: colours decay by 1e-3 a step": laboratory(weight_decay=1e-3),
+    "laboratory: colours decay by 1e-2 a step": laboratory(weight_decay=1e-2),
     "laboratory: a third of growth by splitting": laboratory(split=0.33),
     "laboratory: positions with noise": laboratory(noise=0.05),
     "laboratory: colours solved after events": laboratory(color_solve=8),
@@ -175,9 +243,8 @@ class Case:
 @dataclass(frozen=True, slots=True)
 class Outcome:
     psnr: float  # dB
-    ssim: float
-    ms_ssim: float
     seconds: float
+    also: dict[str, float] = field(default_factory=dict)
 
 
 def run(case: Case, options: argparse.Namespace) -> Outcome:
@@ -193,9 +260,43 @@ def run(case: Case, options: argparse.Namespace) -> Outcome:
     )
     *_, last = fitting.fit_steps(case.image, config)
     seconds = time.perf_counter() - started
-    rendered = splat2d.render(last.splats, threads=options.threads).clip(0, 1)
-    similarity = (splat2d.ssim(rendered, case.image), ms_ssim(rendered, case.image)) if options.similarity else (0, 0)
-    return Outcome(splat2d.psnr(rendered, case.image), *similarity, seconds)
+    return Outcome(last.psnr, seconds, {name: MEASURES[name](last.splats, case.image) for name in options.also})
+
+
+BORDER = 8  # pixels
+
+
+def border_error(splats: splat2d.Splats, image: Floats) -> float:
+    """dB by which the mean squared error of the frame exceeds that of the inside."""
+    squares = (splat2d.render(splats).clip(0, 1) - image) ** 2
+    inside = squares[BORDER:-BORDER, BORDER:-BORDER]
+    frame = (squares.sum() - inside.sum()) / (squares.size - inside.size)
+    return float(10 * np.log10(frame / inside.mean()))
+
+
+def flip(splats: splat2d.Splats, image: Floats) -> float:
+    """FLIP (Andersson et al. 2020), mean; of the package flip-evaluator."""
+    import flip_evaluator
+
+    rendered = splat2d.render(splats).clip(0, 1)
+    return float(flip_evaluator.evaluate(image, rendered, "LDR", applyMagma=False)[1])
+
+
+def overlap(splats: splat2d.Splats, image: Floats) -> float:
+    """Splats that meet a pixel, in the mean."""
+    pairs = _cpu.count_pairs(splats.means, splats.log_cholesky, *image.shape[:2])
+    return pairs / (image.shape[0] * image.shape[1])
+
+
+# What --also adds: measures of splats as the product draws them.
+MEASURES: dict[str, Callable[[splat2d.Splats, Floats], float]] = {
+    "ssim": lambda splats, image: splat2d.ssim(splat2d.render(splats).clip(0, 1), image),
+    "ms-ssim": lambda splats, image: ms_ssim(splat2d.render(splats).clip(0, 1), image),
+    "flip": flip,
+    "border": border_error,
+    "overlap": overlap,
+    "bright": lambda splats, image: float((abs(splats.colors).max(1) > 1).mean()),  # share of |colour| beyond 1
+}
 
 
 def cases(options: argparse.Namespace) -> dict[str, list[Case]]:
@@ -256,15 +357,15 @@ def blurred(picture: Floats) -> Floats:
     return sum(w * rows[:, k : rows.shape[1] - 10 + k] for k, w in enumerate(window))
 
 
-def cell(outcomes: list[Outcome], shipped: list[Outcome], similarity: bool) -> str:
+def cell(outcomes: list[Outcome], shipped: list[Outcome]) -> str:
     values = np.array([o.psnr for o in outcomes])
     text = f"{values.mean():.2f}"
     if outcomes is not shipped:
         gains = values - [o.psnr for o in shipped]
         error = gains.std(ddof=1) / math.sqrt(len(gains)) if len(gains) > 1 else math.nan
         text += f" ({gains.mean():+.2f} ± {error:.2f})"
-    if similarity:
-        text += f", {np.mean([o.ssim for o in outcomes]):.4f}, {np.mean([o.ms_ssim for o in outcomes]):.4f}"
+    for name in outcomes[0].also:
+        text += f", {np.mean([o.also[name] for o in outcomes]):.4f}"
     return f"{text}, {np.mean([o.seconds for o in outcomes]):.1f} s"
 
 
@@ -282,7 +383,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--loss", default="l2")
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--threads", type=int)
-    parser.add_argument("--similarity", action="store_true", help="add SSIM and MS-SSIM")
+    parser.add_argument("--also", nargs="+", default=[], choices=list(MEASURES), help="further means in each cell")
     parser.add_argument("--only", nargs="+", help="rows whose name contains one of these; the product is always there")
     return parser.parse_args()
 
@@ -296,7 +397,8 @@ def main() -> None:
         f"Kodak {' '.join(f'{n:02}' for n in options.pictures)}, {what}; {options.seeds} seeds, {options.preset}",
         end="",
     )
-    print(f", {options.steps} steps" if options.steps else "", f", loss {options.loss}\n", sep="")
+    print(f", {options.steps} steps" if options.steps else "", f", loss {options.loss}", sep="")
+    print(f"PSNR (difference ± standard error), {''.join(f'{name}, ' for name in options.also)}seconds\n")
     print(f"`python benchmarks/experiments.py {' '.join(sys.argv[1:])}`\n")
     print(f"| | {' | '.join(columns)} |\n|---|{'---|' * len(columns)}")
     shipped: dict[str, list[Outcome]] = {}
@@ -307,7 +409,7 @@ def main() -> None:
         for heading, column in columns.items():
             with variant():
                 outcomes = [run(case, options) for case in column]
-            cells.append(cell(outcomes, shipped.setdefault(heading, outcomes), options.similarity))
+            cells.append(cell(outcomes, shipped.setdefault(heading, outcomes)))
         print(f"| {name} | {' | '.join(cells)} |", flush=True)
 
 

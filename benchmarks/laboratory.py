@@ -1,15 +1,18 @@
 """A session of the fit in NumPy over the native renderer, whose parts can be exchanged for experiments.
 
-With its defaults it does what splat2d.engine.cpu.CpuSession does for an L2 loss, a few times more slowly.
+With its defaults it does what splat2d.engine.cpu.CpuSession does for an L2 loss, a few times more slowly. Ways to draw
+are in drawings.py, optimisers in optimizers.py.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from drawings import Drawing, Sum
+from optimizers import OPTIMIZERS
 
 from splat2d import _cpu
 from splat2d.config import Loss
@@ -17,6 +20,8 @@ from splat2d.engine import Evaluation, Optimizer
 
 Floats = np.ndarray
 SPREAD = 4.0  # as kSpread of native/cpu/engine.cpp
+EXTRA_RATE = 0.05  # of what a drawing has beyond geometry and colour
+WIDEST = 40.0  # pixels, where sizes are bounded
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,13 +30,18 @@ class Methods:
 
     worth: str = "energy"  # which splats relocation takes: energy, readjusted
     place: str = "error"  # where new ones go: error, pursuit, oriented
-    optimizer: str = "adam"  # adam, adan, shared
+    optimizer: str = "adam"  # see optimizers.py
     share: float = 0.5  # of what is missing that a new splat takes
-    cutoff: float = _cpu.CUTOFF
+    drawing: Drawing = field(default_factory=Sum)
+    means: str = "pixels"  # or tanh: x = width (1 + tanh u) / 2
+    sizes: str = "log"  # or tanh, logit: of e^a and e^c between the floor and WIDEST
     weight_decay: float = 0.0  # of colours, a step
     split: float = 0.0  # share of a growth that goes to splitting splats
     noise: float = 0.0
     color_solve: int = 0  # conjugate-gradient steps on the colours after each event
+    coarse: str = ""  # what is blurred in the first coarse_steps: target, error
+    coarse_steps: int = 0
+    coarse_sigma: float = 2.0  # pixels, falling to 0
 
 
 class LabSession:
@@ -49,11 +59,11 @@ class LabSession:
         self.image, self.background, self.o, self.methods = image, background, optimizer, methods
         self.threads, self.outside = threads or 0, outside
         self.steps = 0
-        o = optimizer
-        self.rate = np.array(
-            [o.mean_rate] * 2 + [o.diagonal_rate, o.shear_rate, o.diagonal_rate] + [o.color_rate] * image.shape[2],
-            np.float32,
-        )
+        o, extra = optimizer, methods.drawing.extra
+        rates = [o.mean_rate] * 2 + [o.diagonal_rate, o.shear_rate, o.diagonal_rate] + [o.color_rate] * image.shape[2]
+        self.rate = np.array(rates + [EXTRA_RATE] * extra, np.float32)
+        self.bounds = Bounds(image.shape[1], image.shape[0], o.log_min, methods)
+        self.state = OPTIMIZERS[methods.optimizer](len(self.rate), o.beta1, o.beta2)
         self.rng = np.random.default_rng(0)
 
     @property
@@ -62,56 +72,57 @@ class LabSession:
 
     def set_splats(self, means: Floats, log_cholesky: Floats, colors: Floats, frozen: Any = None) -> None:
         self.p = np.concatenate([means, log_cholesky, colors], 1).astype(np.float32)
-        self.m, self.v, self.n, self.g = (np.zeros_like(self.p) for _ in range(4))
-        self.norm = np.zeros(len(self.p), np.float32)
+        if self.methods.drawing.extra:  # a mean of colours, not a sum of differences
+            height, width, _ = self.image.shape
+            x, y = (np.clip(self.p[:, k].astype(int), 0, (width, height)[k] - 1) for k in (0, 1))
+            self.p[:, 5:] = self.image[y, x]
+            self.p = np.concatenate([self.p, np.zeros((len(means), self.methods.drawing.extra), np.float32)], 1)
+        self.state.resize(0)
+        self.state.resize(self.count)
+        self.norm = np.zeros(self.count, np.float32)
         self.steps = 0
 
     def get_splats(self) -> tuple[Floats, Floats, Floats]:
-        p = self.p
-        return tuple(np.ascontiguousarray(part) for part in (p[:, :2], p[:, 2:5], p[:, 5:]))
+        p = self.judged()
+        return tuple(np.ascontiguousarray(part) for part in (p[:, :2], p[:, 2:5], p[:, 5 : 5 + self.image.shape[2]]))
 
-    def residual(self) -> tuple[Floats, Floats]:
+    def judged(self) -> Floats:
+        """The parameters of the state that counts, where that is not where gradients are taken."""
+        offset = self.state.arrays.get("offset")
+        return self.p if offset is None else self.p + self.rate * offset
+
+    def residual(self, p: Floats) -> tuple[Floats, Floats]:
         """Render - image, and the same times the weights of the loss: its gradient."""
         height, width, _ = self.image.shape
-        splats = self.get_splats()
-        cutoff = self.methods.cutoff
-        rendered = _cpu.render(*splats, self.background, height, width, cutoff=cutoff, threads=self.threads)
-        r = rendered - self.image
+        r = self.methods.drawing.image(p, self.background, height, width, self.threads) - self.image
         hidden = ((self.image >= 1) & (r > 0)) | ((self.image <= 0) & (r < 0))
         return r, np.where(hidden, np.float32(self.outside), np.float32(1)) * r
 
     def run(self, rates: Floats, coding: Any = None) -> float:
         squares = 0.0
         for rate in rates:
-            r, d = self.residual()
-            g = _cpu.render_backward(*self.get_splats(), d, cutoff=self.methods.cutoff, threads=self.threads)
-            self.update(np.concatenate(g, 1), rate)
+            r, d = self.residual(self.p)
             squares = float(np.vdot(r, d))
+            g = self.methods.drawing.gradient(self.p, self.background, self.coarse(r, d), self.threads)
+            self.update(g, rate)
         return squares / self.image.size
 
+    def coarse(self, r: Floats, d: Floats) -> Floats:
+        """The gradient of the picture, in the first steps of a fit from coarse to fine."""
+        m = self.methods
+        if not m.coarse or self.steps >= m.coarse_steps:
+            return d
+        sigma = m.coarse_sigma * (1 - self.steps / m.coarse_steps)
+        if m.coarse == "target":
+            return r + self.image - gaussian_blurred(self.image, sigma)
+        return gaussian_blurred(gaussian_blurred(d, sigma), sigma)
+
     def update(self, g: Floats, rate: float) -> None:
-        o = self.o
         self.steps += 1
-        t = self.steps
         self.norm += np.hypot(g[:, 0], g[:, 1])
-        if self.methods.optimizer == "adan":
-            difference = np.where(self.g == 0, 0, g - self.g)
-            self.g = g
-            b1, b2, b3 = 0.98, 0.92, 0.99
-            self.m = b1 * self.m + (1 - b1) * g
-            self.n = b2 * self.n + (1 - b2) * difference
-            self.v = b3 * self.v + (1 - b3) * (g + b2 * difference) ** 2
-            direction = self.m / (1 - b1**t) + b2 * self.n / (1 - b2**t)
-            step = direction / (np.sqrt(self.v / (1 - b3**t)) + 1e-8)
-        else:
-            self.m = o.beta1 * self.m + (1 - o.beta1) * g
-            self.v = o.beta2 * self.v + (1 - o.beta2) * g * g
-            v = self.v
-            if self.methods.optimizer == "shared":  # one second moment for the mean, and one for the colour
-                v = v.copy()
-                v[:, 5:] = v[:, 5:].mean(1, keepdims=True)
-            step = self.m / (1 - o.beta1**t) / (np.sqrt(v / (1 - o.beta2**t)) + 1e-8)
-        self.p = (self.p - self.rate * rate * step).astype(np.float32)
+        free, slope, scale = self.bounds.free(self.p)
+        step = self.state.step(g * slope, self.steps, rate)
+        self.p = self.bounds.bounded(free - self.rate * scale * rate * step).astype(np.float32)
         if self.methods.noise:
             sigma = np.exp(0.5 * (self.p[:, 2] + self.p[:, 4]))[:, None]
             self.p[:, :2] += self.methods.noise * rate * sigma * self.rng.standard_normal((self.count, 2), np.float32)
@@ -126,7 +137,7 @@ class LabSession:
         p[:, 4] = np.clip(np.maximum(p[:, 4], o.log_min + 0.5 * np.log1p(slope**2)), o.log_min, o.log_max)
 
     def evaluate(self) -> Evaluation:
-        r, d = self.residual()
+        r, d = self.residual(self.judged())
         squared = float(np.vdot(r, d)) / r.size
         clamped = float(np.square(np.clip(r + self.image, 0, 1) - self.image, dtype=np.float64).mean())
         return Evaluation(squared, clamped, squared)
@@ -139,8 +150,10 @@ class LabSession:
     def grow(self, added: int, power: float, sigma: float, seed: int) -> None:
         before = self.count
         split = min(int(self.methods.split * added), before)
-        wide = lambda rows: np.concatenate([rows, np.zeros((added, rows.shape[1]), np.float32)])  # noqa: E731
-        self.p, self.m, self.v, self.n, self.g = map(wide, (self.p, self.m, self.v, self.n, self.g))
+        self.p = np.concatenate([self.p, np.zeros((added, self.p.shape[1]), np.float32)])
+        if self.methods.drawing.extra:
+            self.p[before:, -1] = -20  # not drawn yet
+        self.state.resize(self.count)
         self.norm = np.concatenate([self.norm, np.zeros(added, np.float32)])
         if split:
             self.split(np.argsort(-self.norm[:before])[:split], np.arange(before, before + split))
@@ -163,21 +176,32 @@ class LabSession:
             chol = np.linalg.cholesky(cov)
             p[[i, j], 2], p[[i, j], 3], p[[i, j], 4] = math.log(chol[0, 0]), chol[1, 0], math.log(chol[1, 1])
             p[[i, j], 5:] *= 0.62
-            for state in (self.m, self.v, self.n, self.g):
-                state[[i, j]] = 0
+            self.state.clear([i, j])
         self.limit()
 
     def relocate(self, moved: int, power: float, sigma: float, seed: int) -> None:
         if self.methods.worth == "energy":
-            p = self.p
-            worth = (p[:, 5:] ** 2).sum(1) * np.exp(p[:, 2] + p[:, 4])
-            chosen = np.sort(np.argsort(worth, kind="stable")[:moved])
+            chosen = np.sort(np.argsort(self.energies(), kind="stable")[:moved])
             self.p[chosen, 5:] = 0
+            if self.methods.drawing.extra:
+                self.p[chosen, -1] = -20
         else:
             chosen = self.remove_readjusted(moved)
         self.place(chosen, power, sigma, seed)
         self.norm[:] = 0
         self.solve_colors()
+
+    def energies(self) -> Floats:
+        """Of what each splat draws; where it is a share of a mean, of what changes without it, about."""
+        p = self.p
+        drawn = p[:, 5:]
+        if self.methods.drawing.extra:
+            height, width, channels = self.image.shape
+            x, y = (np.clip(p[:, k].astype(int), 0, (width, height)[k] - 1) for k in (0, 1))
+            over, under = self.methods.drawing.both(p, self.background, height, width, self.threads)
+            v = np.exp(p[:, -1:])
+            drawn = v / np.maximum(under[y, x] - v, 1e-3) * (p[:, 5 : 5 + channels] - (over / under)[y, x])
+        return (drawn**2).sum(1) * np.exp(p[:, 2] + p[:, 4])
 
     def gram(self) -> Floats:
         """Integrals of the products of all weights. [N, N]"""
@@ -220,7 +244,7 @@ class LabSession:
         if not count:
             return
         height, width, _ = self.image.shape
-        _, r = self.residual()
+        _, r = self.residual(self.judged())
         if self.methods.place == "error":
             map_, atoms = box_blurred((r**2).sum(2)), None
         else:
@@ -231,13 +255,15 @@ class LabSession:
         y, x = np.divmod(_cpu.draw(map_.astype(np.float32), count, seed), width)
         share = self.methods.share / max(SPREAD * sigma * sigma * count / (height * width), 1.0)
         jitter = np.random.default_rng(seed).random((count, 2), np.float32)
-        for state in (self.m, self.v, self.n, self.g):
-            state[index] = 0
+        self.state.clear(index)
         p = self.p
         if atoms is None:
             p[index, 0], p[index, 1] = x + jitter[:, 0], y + jitter[:, 1]
             p[index, 2:5] = np.log(sigma), 0, np.log(sigma)
-            p[index, 5:] = -share * r[y, x]
+            if self.methods.drawing.extra:
+                p[index, 5:-1], p[index, -1] = self.image[y, x], math.log(share)
+            else:
+                p[index, 5:] = -share * r[y, x]
         else:
             p[index, 0], p[index, 1] = x + 0.5, y + 0.5
             p[index, 2:5] = atoms.shape[atoms.which[y, x]]
@@ -259,7 +285,7 @@ class LabSession:
             return _cpu.render_backward(means, shapes, colors, image, threads=self.threads)[2]
 
         scale = np.exp(-0.5 * (shapes[:, 0] + shapes[:, 2]))[:, None]  # Jacobi
-        d = -self.residual()[1]
+        d = -self.residual(self.p)[1]
         s = scale * pulled(d)
         direction, gamma = s.copy(), (s * s).sum(0)
         for _ in range(self.methods.color_solve):
@@ -272,6 +298,56 @@ class LabSession:
             direction = s + direction * (after / np.maximum(gamma, 1e-20))
             gamma = after
         self.p[:, 5:] = colors
+
+
+class Bounds:
+    """Free variables behind parameters that have bounds."""
+
+    def __init__(self, width: int, height: int, log_min: float, methods: Methods) -> None:
+        self.half = np.array([width, height]) / 2
+        self.low, self.high = math.exp(log_min), WIDEST
+        self.methods = methods
+
+    def free(self, p: Floats) -> tuple[Floats, Floats, Floats]:
+        """The free variables, the derivatives of the parameters by them, and factors of the learning rates."""
+        u, slope = p.astype(np.float64), np.ones_like(p)
+        scale = np.ones(p.shape[1])
+        if self.methods.means == "tanh":
+            t = np.clip(p[:, :2] / self.half - 1, -1 + 1e-6, 1 - 1e-6)
+            u[:, :2], slope[:, :2], scale[:2] = np.arctanh(t), self.half * (1 - t * t), 1 / self.half
+        if self.methods.sizes == "tanh":
+            middle, half = (math.log(self.high * self.low) / 2, math.log(self.high / self.low) / 2)
+            t = np.clip((p[:, [2, 4]] - middle) / half, -1 + 1e-6, 1 - 1e-6)
+            u[:, [2, 4]], slope[:, [2, 4]], scale[[2, 4]] = np.arctanh(t), half * (1 - t * t), 1 / half
+        if self.methods.sizes == "logit":
+            size = np.exp(p[:, [2, 4]].astype(np.float64))
+            t = np.clip((size - self.low) / (self.high - self.low), 1e-6, 1 - 1e-6)
+            u[:, [2, 4]] = np.log(t / (1 - t))
+            slope[:, [2, 4]] = (self.high - self.low) * t * (1 - t) / size
+        return u, slope, scale
+
+    def bounded(self, u: Floats) -> Floats:
+        p = u.copy()
+        if self.methods.means == "tanh":
+            p[:, :2] = self.half * (1 + np.tanh(u[:, :2]))
+        if self.methods.sizes == "tanh":
+            middle, half = (math.log(self.high * self.low) / 2, math.log(self.high / self.low) / 2)
+            p[:, [2, 4]] = middle + half * np.tanh(u[:, [2, 4]])
+        if self.methods.sizes == "logit":
+            p[:, [2, 4]] = np.log(self.low + (self.high - self.low) / (1 + np.exp(-u[:, [2, 4]])))
+        return p
+
+
+def gaussian_blurred(picture: Floats, sigma: float) -> Floats:
+    """Cut at three sigma and at the border. [H, W, C]"""
+    reach = math.ceil(3 * sigma)
+    window = np.exp(-0.5 * (np.arange(-reach, reach + 1) / max(sigma, 1e-3)) ** 2)
+    window = (window / window.sum()).astype(np.float32)
+    for axis in (0, 1):
+        size = picture.shape[axis]
+        padded = np.pad(picture, [(reach, reach) if k == axis else (0, 0) for k in range(picture.ndim)], "edge")
+        picture = sum(w * np.take(padded, range(k, k + size), axis) for k, w in enumerate(window))
+    return picture
 
 
 def box_blurred(picture: Floats) -> Floats:
