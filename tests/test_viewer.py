@@ -451,7 +451,7 @@ def test_every_kind_of_picture_is_shown(viewer, site):
     checks = np.where((rows + columns) % 2 == 0, 0.8, 0.65)[..., None]
     wanted = (picture[..., :3] + (1 - picture[..., 3:]) * checks).clip(0, 1)
     inside = (pixels != (20, 21, 25)).any(2)
-    assert inside.mean() > 0.3
+    assert inside.mean() > 0.25
     assert splat2d.psnr((pixels / 255)[inside][None], wanted[inside][None]) > 58
 
 
@@ -621,6 +621,7 @@ def test_no_webgl(viewer, site):
     script = "HTMLCanvasElement.prototype.getContext = () => null"
     page = viewer(script=script).open(f"{site.url}/?src=colour.s2d", "error")
     assert page.text("#problem-text").startswith("This browser offers no WebGL 2, which drawing needs.")
+    assert not page.page.is_visible("#choose-other")
 
 
 LIMITS = """
@@ -722,6 +723,18 @@ def test_the_original_beside_the_splats(viewer, original):
         np.testing.assert_array_equal(canvas(page)[0], splats)
 
 
+def test_an_enlarged_difference_is_not_that_of_the_original_s_pixels(viewer):
+    splats = golden("colour").splats
+    with served(original=levels_of(splat2d.render(splats)) / np.float32(255)) as url:
+        page = viewer().open(url)
+        page.page.wait_for_selector("#views:visible")
+        page.page.keyboard.press("d")
+        for _ in range(8):
+            page.page.keyboard.press("+")
+        assert page.run("return view.zoom") > 8
+        assert canvas(page)[0][100:400].mean() < 4  # 16 where the pixels are squares
+
+
 def test_fewer_splats_are_the_most_important_ones(viewer, site):
     page = viewer().open(f"{site.url}/?src=colour.s2d")
     page.page.evaluate("const e = document.getElementById('count'); e.value = 600; e.dispatchEvent(new Event('input'))")
@@ -805,6 +818,44 @@ def test_pixels_of_the_screen_are_those_of_the_canvas(viewer, site, ratio):
     assert page.run("return app.frame(app.ratio).scale") == 1
     width, height = page.run("return [renderer.canvas.width, renderer.canvas.height]")
     assert Image.open(io.BytesIO(page.page.screenshot())).size == (width, height)
+
+
+BOXES = """const box = (selector) => {
+  const { left, right, top, bottom } = document.querySelector(selector).getBoundingClientRect();
+  return [left, top, right, bottom];
+};"""
+
+
+@pytest.mark.parametrize("size", [(320, 560), (390, 844), (800, 500), (960, 500), (970, 500)])
+def test_everything_has_its_place_in_a_window(viewer, original, size):
+    with served(original=original) as url:
+        page = viewer(*size).open(url)
+        page.page.wait_for_selector("#views:visible")
+        page.page.wait_for_selector("#facts:text('PSNR')")
+        page.page.keyboard.press("w")
+        page.rest()
+        controls = "return [...document.querySelectorAll('button, input, output, .tag, #facts')].filter((e) => "
+        for box in page.run(BOXES + controls + "e.checkVisibility()).map((e) => e.getBoundingClientRect().toJSON())"):
+            assert box["left"] >= 0 and box["right"] <= size[0] and box["top"] >= 0 and box["bottom"] <= size[1]
+        header, footer, tag = page.run(BOXES + "return ['header', 'footer', '.tag'].map(box)")
+        top, bottom = page.run("return [-view.y * view.zoom, (200 - view.y) * view.zoom]")
+        assert header[3] < tag[1] and header[3] < top < bottom < footer[1]
+
+        # The buttons of a crop: at an edge, and of a crop that fills the window.
+        page.page.keyboard.press("x")
+        page.page.mouse.move(2, 200)
+        page.page.mouse.down()
+        page.page.mouse.move(12, 220, steps=2)
+        page.page.mouse.up()
+        edge = page.run(BOXES + "return box('#crop-actions')")
+        page.page.keyboard.press("Escape")
+        for _ in range(12):
+            page.page.keyboard.press("+")
+        page.page.keyboard.press("x")
+        page.rest()
+        full, footer = page.run(BOXES + "return [box('#crop-actions'), box('footer')]")
+        for left, _, right, bottom in (edge, full):
+            assert left >= 0 and right <= size[0] and bottom < footer[1]
 
 
 def test_dark_and_light(viewer, site):

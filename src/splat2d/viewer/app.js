@@ -77,6 +77,7 @@ class App {
     $("progress").hidden = $("welcome").hidden = true;
     $("problem").hidden = false;
     $("problem-text").textContent = error.message;
+    $("choose-other").hidden = !this.renderer || this.renderer.gl.isContextLost(); // no file can be shown
     if (!(error instanceof ViewerError)) throw error;
   }
 
@@ -195,7 +196,7 @@ class App {
       this.renderer.setImage(image);
       this.originalPixels = pixelsOf(image);
       $("views").hidden = false;
-      this.resize();
+      this.invalidate();
     } catch (error) {
       if (!(error instanceof ViewerError)) throw error;
       this.say(error.message);
@@ -302,6 +303,8 @@ class App {
     const { clientWidth: width, clientHeight: height } = $("canvas");
     const bar = (selector) => document.querySelector(selector).getBoundingClientRect().height + 12;
     this.view.resize({ width, height, top: bar("header"), bottom: bar("footer") });
+    for (const side of ["top", "bottom"])
+      document.documentElement.style.setProperty(`--${side}`, `${this.view.window[side]}px`);
     this.invalidate();
   }
 
@@ -416,10 +419,20 @@ class App {
       ["height", crop.height],
     ])
       $("crop").style[name] = `${value}px`;
-    // The buttons lie below the crop, or in it where there is no room.
-    $("crop").classList.toggle("low", crop.y + crop.height > this.view.window.height - this.view.window.bottom - 64);
     const { width, height } = this.cropFrame();
     $("crop-size").textContent = `${width} × ${height} pixels`;
+    this.placeCropActions();
+  }
+
+  /** Below the crop, as far as the window and the bar at its bottom leave room. */
+  placeCropActions() {
+    const { crop } = this;
+    const { width, height, bottom } = this.view.window;
+    const { offsetWidth, offsetHeight, style } = $("crop-actions");
+    const left = Math.max(8, Math.min(crop.x + (crop.width - offsetWidth) / 2, width - offsetWidth - 8));
+    const top = Math.min(crop.y + crop.height + 8, height - bottom - offsetHeight);
+    style.left = `${left - crop.x}px`;
+    style.top = `${top - crop.y}px`;
   }
 
   /** What the crop shows, as many pixels as the screen has there. */
@@ -700,7 +713,7 @@ function listen(app) {
   observeSize(app, canvas);
 }
 
-/** Follows the size of the canvas, in whole pixels of the screen where the browser tells them. */
+/** Follows the size of the canvas, in whole pixels of the screen where the browser tells them, and of the bars. */
 function observeSize(app, canvas) {
   const observer = new ResizeObserver(([{ devicePixelContentBoxSize: box }]) => {
     // Within a pixel of what the ratio says; but a device that developer tools imitate has other ones.
@@ -717,6 +730,8 @@ function observeSize(app, canvas) {
   } catch {
     observer.observe(canvas);
   }
+  const bars = new ResizeObserver(() => app.resize());
+  for (const bar of ["header", "footer"]) bars.observe(document.querySelector(bar));
 }
 
 /** One pointer pans, or draws a crop; two pinch. */

@@ -247,7 +247,6 @@ export class Renderer {
     gl.bindTexture(gl.TEXTURE_2D, this.original);
     gl.texImage2D(gl.TEXTURE_2D, 0, gl.RGBA8, gl.RGBA, gl.UNSIGNED_BYTE, image);
     gl.generateMipmap(gl.TEXTURE_2D);
-    gl.texParameteri(gl.TEXTURE_2D, gl.TEXTURE_MAG_FILTER, gl.NEAREST);
     gl.texParameteri(gl.TEXTURE_2D, gl.TEXTURE_MIN_FILTER, gl.LINEAR_MIPMAP_LINEAR);
     gl.texParameteri(gl.TEXTURE_2D, gl.TEXTURE_WRAP_S, gl.CLAMP_TO_EDGE);
     gl.texParameteri(gl.TEXTURE_2D, gl.TEXTURE_WRAP_T, gl.CLAMP_TO_EDGE);
@@ -307,6 +306,8 @@ export class Renderer {
       gl.uniform1i(program.at(name), unit);
     });
     gl.activeTexture(gl.TEXTURE0);
+    // Enlarged pixels are squares; but splats would differ from squares everywhere.
+    gl.texParameteri(gl.TEXTURE_2D, gl.TEXTURE_MAG_FILTER, view === VIEWS.error ? gl.LINEAR : gl.NEAREST);
     gl.uniform4fv(program.at("background"), splats.background);
     gl.uniform2f(program.at("canvas"), splats.width, splats.height);
     gl.uniform1i(program.at("channels"), splats.shown);
