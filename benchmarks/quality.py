@@ -6,12 +6,16 @@ python benchmarks/quality.py --time-to 42.1               how soon a fit of kodi
 """
 
 import argparse
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
+from experiments import ms_ssim
 from machine import DATA, describe
 
 import splat2d
+from splat2d.config import Preset
 
 PRESETS = ("fast", "balanced", "best")
 TIMED_PICTURE, TIMED_SPLATS = 23, 10_000
@@ -38,7 +42,6 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, help="instead of those of the preset")
     parser.add_argument("--threads", type=int, help="default: every core")
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
-    parser.add_argument("--rounded", action="store_true", help="add the PSNR of the 8-bit picture")
     parser.add_argument("--time-to", type=float, metavar="DB", help="time one fit of kodim23 at 10,000 splats instead")
     return parser.parse_args()
 
@@ -48,34 +51,39 @@ def load(folder: Path, number: int) -> np.ndarray:
 
 
 def table(options: argparse.Namespace) -> None:
-    columns = ["picture", "splats", "preset", "steps", "PSNR dB", *["rounded dB"] * options.rounded, "SSIM", "seconds"]
+    columns = ["picture", "splats", "preset", "steps", "seconds", "PSNR dB", "rounded dB", "SSIM", "MS-SSIM"]
     print(f"| {' | '.join(columns)} |")
     print(f"|{'---|' * len(columns)}")
-    for preset in options.presets or PRESETS:
-        for count in options.splats:
-            rows = [measure(options, preset, count, number) for number in options.pictures]
-            line("**mean**", count, preset, *np.mean(rows, axis=0))
+    with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:  # off the cores while a fit is timed
+        for preset in options.presets or PRESETS:
+            for count in options.splats:
+                images = [load(options.folder, number) for number in options.pictures]
+                fits = [fitted(options, preset, count, image) for image in images]
+                pictures = [splat2d.render(fit.splats, threads=options.threads).clip(0, 1) for fit in fits]
+                judged = pool.map(judge, pictures, images)
+                rows = [(fit.steps, fit.seconds, *quality) for fit, quality in zip(fits, judged, strict=True)]
+                for number, row in zip(options.pictures, rows, strict=True):
+                    line(f"kodim{number:02}", count, preset, *row)
+                line("**mean**", count, preset, *np.mean(rows, axis=0))
 
 
-def measure(options: argparse.Namespace, preset: str, count: int, number: int) -> list[float]:
-    """Prints the row of one fit and returns its numbers, from the steps on."""
-    image = load(options.folder, number)
-    result = splat2d.fit(
+def fitted(options: argparse.Namespace, preset: Preset, count: int, image: np.ndarray) -> splat2d.FitResult:
+    return splat2d.fit(
         image, splats=count, preset=preset, steps=options.steps, device=options.device, threads=options.threads
     )
-    rendered = splat2d.render(result.splats, threads=options.threads).clip(0, 1)
-    quality = [splat2d.psnr(rendered, image)]
-    if options.rounded:
-        quality.append(splat2d.psnr(np.round(rendered * 255) / 255, image))
-    numbers = [result.steps, *quality, splat2d.ssim(rendered, image), result.seconds]
-    line(f"kodim{number:02}", count, preset, *numbers)
-    return numbers
 
 
-def line(name: str, count: int, preset: str, steps: float, *numbers: float) -> None:
-    *quality, ssim, seconds = numbers
-    cells = [name, f"{count:,}", preset, f"{steps:.0f}", *(f"{value:.2f}" for value in quality), f"{ssim:.4f}"]
-    print(f"| {' | '.join(cells)} | {seconds:.3f} |", flush=True)
+def judge(picture: np.ndarray, image: np.ndarray) -> tuple[float, float, float, float]:
+    """PSNR of the picture, and of its 8-bit version; SSIM and MS-SSIM."""
+    rounded = np.round(picture * 255) / 255
+    similarity = splat2d.ssim(picture, image), ms_ssim(picture, image)
+    return splat2d.psnr(picture, image), splat2d.psnr(rounded, image), *similarity
+
+
+def line(name: str, count: int, preset: str, steps: float, seconds: float, *quality: float) -> None:
+    cells = [name, f"{count:,}", preset, f"{steps:.0f}", f"{seconds:.3f}"]
+    cells += [f"{value:.2f}" for value in quality[:2]] + [f"{value:.4f}" for value in quality[2:]]
+    print(f"| {' | '.join(cells)} |", flush=True)
 
 
 def time_to(options: argparse.Namespace, preset: str) -> str:
