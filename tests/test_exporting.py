@@ -104,6 +104,7 @@ def test_svg_comes_near_to_the_picture(fitted: Splats) -> None:
     # Without what it does about splats that subtract, a quarter of the range would be missing.
     assert psnr(render(replace(fitted, colors=fitted.colors.clip(0))), picture) < 20
     assert "script" not in text and "style" not in text and "href" not in text
+    assert "<desc>2D Gaussian splats, approximated by layers</desc>" in text
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium on this machine")

@@ -66,9 +66,9 @@ SplatFile = Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="")]
 class Fit:
     """Compress a picture to a small file of splats, or fit splats to it.
 
-    With a .s2d file among the outputs, the splats are trained for it. Give one budget: --bytes, --bpp, --quality,
-    --psnr or --splats; without one it is a quality that suits most. Ctrl-C writes the best result so far and exits with
-    130; a second Ctrl-C gives up.
+    A .s2d file among the outputs has the splats trained for it. Give one budget: --bytes, --bpp, --quality, --psnr
+    or --splats; without one it is a quality that suits most. Ctrl-C writes the best result so far and exits with 130; a
+    second Ctrl-C gives up.
     """
 
     photo: Positional[Annotated[Path, arg(metavar="PHOTO", help_behavior_hint="")]]
@@ -113,7 +113,7 @@ class Render:
     file: Positional[Annotated[Path, arg(metavar="FILE", help_behavior_hint="")]]
     """The splats."""
     outputs: Outputs = ()
-    """Where to write; repeatable. The suffix decides the format: .png .jpg .webp .avif .tif .npy .svg .ply ..."""
+    """Where to write; repeatable. The suffix decides: .png .jpg .webp .avif .tif .npy ...; less exact .svg and .ply."""
     width: Count = None
     """Width of the result in pixels; the height follows."""
     height: Count = None

@@ -25,6 +25,7 @@ from splat2d.splats import Splats
 Floats = NDArray[np.float32]
 
 SUFFIXES = (".svg", ".ply")
+WHAT = "2D Gaussian splats, approximated by layers"  # a file says so
 
 RADIUS = math.sqrt(2 * CUTOFF)  # standard deviations; the edge of a splat
 # Radii at which a gradient has the height of a Gaussian; it is straight in between, and ends at 0.
@@ -59,6 +60,7 @@ def svg(splats: Splats) -> str:
     size = f'width="{splats.width}" height="{splats.height}"'
     lines = [
         f'<svg xmlns="http://www.w3.org/2000/svg" {size} viewBox="0 0 {splats.width} {splats.height}">',
+        f"<desc>{WHAT}</desc>",
         f'<rect {size} fill="{_hex(ground)}"/>',
     ]
     names: dict[str, str] = {}
@@ -110,7 +112,7 @@ def ply(splats: Splats) -> bytes:
             _rows(splats, layers.order, layers.opacity, layers.colors, depth),
         ]
     )
-    header = ["ply", "format binary_little_endian 1.0", "comment 2D Gaussian splats, approximated by layers"]
+    header = ["ply", "format binary_little_endian 1.0", f"comment {WHAT}"]
     header += [f"element vertex {len(rows)}", *(f"property float {name}" for name in PROPERTIES), "end_header", ""]
     return "\n".join(header).encode() + rows.astype("<f4").tobytes()
 
