@@ -10,7 +10,7 @@ from unittest.mock import patch
 from splat2d import diffusion_cli
 from splat2d.cli import COMMANDS, main
 
-WIDTH = 82  # characters of a line of help
+WIDTH = 80  # characters of a line of help
 COMMANDS_HERE = "<!-- the help of every command -->"
 OUTSIDE = re.compile(r"\[([^\]]+)\]\(\.\./[^)]*\)")  # a link to a file of the repository beside docs/
 

@@ -74,9 +74,11 @@ class Fit:
     photo: Positional[Annotated[Path, arg(metavar="PHOTO", help_behavior_hint="")]]
     """The picture to fit. It is never overwritten."""
     outputs: Outputs = ()
-    """Where to write; repeatable. The suffix decides: .s2d takes the splats small, .npz as they are, .svg and .ply (3D
-    viewers) as other programs can show them, which is less exact, .html a page that shows them, .png, .jpg and other
-    pictures take what the splats show. Unless given: PHOTO with the suffix .s2d."""
+    """Where to write; repeatable. Unless given: PHOTO with the suffix .s2d. The suffix decides what:
+    .s2d: the splats, small; .npz: as they are.
+    .svg, .ply: for other programs and for viewers of 3D splats; less exact.
+    .html: a page that shows them.
+    .png, .jpg and other pictures: what they show."""
     bytes: Count = None
     """Budget: the best .s2d file of at most this size."""
     bpp: Annotated[float | None, arg(metavar="B", help_behavior_hint="")] = None
