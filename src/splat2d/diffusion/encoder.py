@@ -43,7 +43,7 @@ class EncoderConfig:
     batch: int = 512
     rate: float = 1e-3
     noise: float = 0.1  # added to whitened tokens in training: splats that look the same in spite of small errors
-    pull: float = 0.003  # weight of squared whitened distances from the network's answer, in settling
+    pull: float = 0.0005  # weight of squared whitened distances from the network's answer, in settling
     settling: int = 200  # steps of that
 
 
