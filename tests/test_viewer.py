@@ -722,6 +722,12 @@ def test_the_original_beside_the_splats(viewer, original):
         page.page.keyboard.up(" ")
         np.testing.assert_array_equal(canvas(page)[0], splats)
 
+        page.page.keyboard.press("w")
+        page.page.locator("#wipe").hover()
+        page.page.mouse.wheel(0, -400)
+        page.rest()
+        assert page.run("return view.zoom") > 1.5
+
 
 def test_an_enlarged_difference_is_not_that_of_the_original_s_pixels(viewer):
     splats = golden("colour").splats

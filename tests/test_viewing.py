@@ -362,8 +362,8 @@ def test_view_of_exact_splats(seen, tmp_path):
 
 
 def test_view_of_an_address(seen):
-    with web({"/a.s2d": COLOUR}) as address:
-        assert main(["view", f"{address}/a.s2d"]) == 0
+    with web({"/a.s2d?version=2": COLOUR}) as address:
+        assert main(["view", f"{address}/a.s2d?version=2"]) == 0
     assert seen["file"] == COLOUR
     assert b'"name": "a.s2d"' in seen["page"]
 

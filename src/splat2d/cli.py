@@ -787,8 +787,9 @@ def _view(command: View) -> int:
     from splat2d.files import check_outputs, holds_splats, is_page
     from splat2d.images import load_image
 
-    source = Path(command.source)
-    is_photo = not viewing.is_address(command.source) and not holds_splats(source)
+    is_address = viewing.is_address(command.source)
+    source = Path(command.source.partition("?")[0] if is_address else command.source)
+    is_photo = not is_address and not holds_splats(source)
     if command.live and (not is_photo or command.output):
         raise InputError("--live shows the fit of a photo in a browser; give a photo, and no -o")
     if command.splats is not None and not command.live:

@@ -679,7 +679,7 @@ function listen(app) {
     heldFrom = null;
   });
 
-  canvas.addEventListener(
+  document.querySelector("main").addEventListener(
     "wheel",
     (event) => {
       event.preventDefault();

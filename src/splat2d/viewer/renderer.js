@@ -1,10 +1,10 @@
 // Draws splats with WebGL 2: docs/conventions.md, sections "Splat" and "Rendering at another size".
 //
 // All splats are one draw call: every one adds its weight times its colour, over its own ellipse, to a float target; a
-// second pass turns the sums into pixels. They come from a texture and not as instances, which cost ten times as much
-// where a CPU draws. The exponent comes from gl_FragCoord minus the centre, for
-// interpolated coordinates snap to parts of a pixel. Where a device cannot blend floats, the splats are sorted into
-// tiles here, and one full-screen pass sums the list of each tile.
+// second pass turns the sums into pixels. They come from a texture and not as instances, which cost up to ten times as
+// much where a CPU draws. The exponent comes from gl_FragCoord minus the centre, for interpolated coordinates snap to
+// parts of a pixel. Where a device cannot blend floats, the splats are sorted into tiles here, and one full-screen pass
+// sums the list of each tile.
 
 /** What this device or browser cannot do. The message is a sentence. */
 export class ViewerError extends Error {}
@@ -205,7 +205,6 @@ export class Renderer {
     this.targets = new Map();
     this.programs = new Map();
     this.splats = null;
-    this.hasOriginal = false;
     this.original = gl.createTexture();
     if (this.path === "tiles") this.tileTextures = ["tiles", "lists", "splats"].map(() => gl.createTexture());
     this.setImage(new ImageData(1, 1));

@@ -1,6 +1,6 @@
 // Decodes in a thread of its own, so that the page stays responsive.
 // Takes {bytes} again and again, then {end: true}; gives {header, splats, complete, milliseconds} after each packet,
-// splats by falling importance, and {error, header?, cut?} in the end if something is wrong.
+// splats by falling importance, and {error, cut} if something is wrong; cut: only the end of the file is missing.
 
 import { FormatError } from "./container.js";
 import { Decoder, byImportance } from "./decoder.js";
