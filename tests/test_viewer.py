@@ -500,6 +500,26 @@ def test_the_first_packet_is_a_picture(viewer, site, two_packets):
     assert not page.page.is_visible("#progress")
 
 
+def test_a_large_file_that_is_there_at_once_is_a_picture_before_it_is_decoded(viewer, site):
+    rng = np.random.default_rng(0)
+    splats = splat2d.Splats(
+        means=rng.uniform(0, 200, (20_000, 2)),
+        log_cholesky=rng.normal((1, 0, 1), 0.5, (20_000, 3)),
+        colors=rng.normal(0, 0.2, (20_000, 3)),
+        width=200,
+        height=200,
+        background=[0.5, 0.5, 0.5],
+    )
+    data = codec.encode(splats, quality=60)
+    first, *_, last = container.unpack(data).packets
+    assert len(last.payload) > 65536
+    page = viewer().open(f"{site.url}/", "empty")
+    upload(page, "large.s2d", data)
+    page.wait("ready")
+    assert page.run("return app.firstPicture.splats") == first.count
+    assert agrees(page, codec.decode(data)) >= 60
+
+
 @pytest.mark.parametrize("name", ["colour", "vector-colour"])
 def test_a_page_of_one_file_opens_from_disk(viewer, tmp_path, name):
     data = (GOLDEN / f"{name}.s2d").read_bytes()

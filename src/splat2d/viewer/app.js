@@ -380,6 +380,11 @@ class App {
       if (!done && this.fence) return setTimeout(look, 4);
       gl.deleteSync(this.fence);
       this.fence = null;
+      try {
+        this.renderer.checkMemory();
+      } catch (error) {
+        return this.fail(error);
+      }
       this.adapt(performance.now() - started, isMoving);
       if (performance.now() - this.touched > REST) this.compare();
     };

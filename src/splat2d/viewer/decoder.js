@@ -20,13 +20,13 @@ export class Decoder {
     return this.container.header;
   }
 
-  get complete() {
-    return this.container.complete;
-  }
-
-  /** Takes the next bytes; whether they completed a packet. Raises FormatError. */
-  push(bytes) {
+  /**
+   * Takes the next bytes. Calls decoded(left) after each packet that they complete; left: bytes of packets that are
+   * there and not decoded yet. Raises FormatError.
+   */
+  push(bytes, decoded = () => {}) {
     const found = this.container.push(bytes);
+    let left = found.reduce((sum, { payload }) => sum + payload.length, 0);
     for (const { payload, count } of found) {
       const isVector = this.header.profile === VECTOR;
       this.packets ??= isVector ? new RecordDecoder(this.header) : new PacketDecoder(this.header);
@@ -35,8 +35,9 @@ export class Decoder {
       this.checkArea(splats);
       this.integers.push(integers);
       this.splats.push(splats);
+      left -= payload.length;
+      decoded(left);
     }
-    return found.length > 0;
   }
 
   /** No more bytes come. Raises FormatError if some are missing. */

@@ -228,12 +228,17 @@ export class Renderer {
       for (let j = 0; j < shown; j++) data[to + 8 + j] = rows[from + 5 + j];
     }
     this.uploadRows(this.splatTexture, gl.RGBA32F, gl.RGBA, gl.FLOAT, data, 4);
-    if (gl.getError() === gl.OUT_OF_MEMORY)
-      throw new ViewerError(
-        `This picture has ${count} splats, which is more than the memory of this device's GPU takes.`,
-      );
     const background = [0, 0, 0, 0].map((zero, j) => (j < shown ? splats.background[j] : zero));
     this.splats = { ...splats, rows: null, data, count, shown, background };
+  }
+
+  /** Throws a ViewerError if memory was missing. Waits for the device: cheap once a frame is done, and only then. */
+  checkMemory() {
+    const { gl, splats } = this;
+    if (gl.getError() === gl.OUT_OF_MEMORY)
+      throw new ViewerError(
+        `This picture has ${splats.count} splats, which is more than the memory of this device's GPU takes.`,
+      );
   }
 
   /** The picture to compare with: an ImageBitmap, of any size. */

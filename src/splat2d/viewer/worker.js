@@ -1,23 +1,31 @@
 // Decodes in a thread of its own, so that the page stays responsive.
-// Takes {bytes} again and again, then {end: true}; gives {header, splats, complete, milliseconds} after each packet,
+// Takes {bytes} again and again, then {end: true}; gives {header, splats, complete, milliseconds} after packets, with
 // splats by falling importance, and {error, cut} if something is wrong; cut: only the end of the file is missing.
 
 import { FormatError } from "./container.js";
 import { Decoder, byImportance } from "./decoder.js";
+
+const LONG = 65536; // bytes of packets that take long enough to show something before
 
 const decoder = new Decoder();
 let milliseconds = 0;
 let failed = false;
 
 function take({ bytes, end }) {
-  const started = performance.now();
-  if (bytes && decoder.push(bytes)) {
-    milliseconds += performance.now() - started;
-    const { header, complete } = decoder;
-    const splats = byImportance(decoder.splats, header.channels);
-    postMessage({ header, splats, complete, milliseconds }, [splats.buffer]);
-  }
+  let started = performance.now();
+  if (bytes)
+    decoder.push(bytes, (left) => {
+      milliseconds += performance.now() - started;
+      if (left === 0 || left > LONG) show(decoder.container.complete && left === 0);
+      started = performance.now();
+    });
   if (end) decoder.end();
+}
+
+function show(complete) {
+  const { header } = decoder;
+  const splats = byImportance(decoder.splats, header.channels);
+  postMessage({ header, splats, complete, milliseconds }, [splats.buffer]);
 }
 
 onmessage = ({ data }) => {
