@@ -610,24 +610,43 @@ def test_a_file_whose_second_packet_is_damaged_is_not_shown(viewer, site, two_pa
     assert page.text("#problem-text") == "a.s2d is damaged: a checksum is wrong; get another copy."
 
 
-@pytest.mark.parametrize("address", ["none.s2d", "{other}/a.s2d", "http://127.0.0.1:1/a.s2d"])
-def test_addresses_that_give_nothing(viewer, site, address):
-    class Handler(BaseHTTPRequestHandler):  # answers, but lets no other page read it
+@contextmanager
+def other_server(**headers):
+    """Another server with the golden file a.s2d: its address."""
+    data = (GOLDEN / "colour.s2d").read_bytes()
+
+    class Handler(BaseHTTPRequestHandler):
         def do_GET(self):
             self.send_response(200)
-            self.send_header("Content-Length", "0")
+            self.send_header("Content-Length", str(len(data)))
+            for name, value in headers.items():
+                self.send_header(name.replace("_", "-"), value)
             self.end_headers()
+            self.wfile.write(data)
 
         def log_message(self, *arguments):
             pass
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as other:
-        thread = threading.Thread(target=other.serve_forever, args=(0.05,))
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
         thread.start()
-        address = address.format(other=f"http://127.0.0.1:{other.server_port}")
-        page = viewer(quiet=False).open(f"{site.url}/?src={address}", "error")
-        other.shutdown()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
         thread.join()
+
+
+def test_a_file_of_a_server_that_lets_other_pages_read_it(viewer, site):
+    with other_server(Access_Control_Allow_Origin="*") as other:
+        page = viewer().open(f"{site.url}/?src={other}/a.s2d")
+        assert page.text("#name") == "a.s2d"
+        assert agrees(page, golden("colour").splats) >= 60
+
+
+@pytest.mark.parametrize("address", ["none.s2d", "{other}/a.s2d", "http://127.0.0.1:1/a.s2d"])
+def test_addresses_that_give_nothing(viewer, site, address):
+    with other_server() as other:
+        address = address.format(other=other)
+        page = viewer(quiet=False).open(f"{site.url}/?src={address}", "error")
     if address == "none.s2d":
         assert page.text("#problem-text") == "none.s2d cannot be loaded: the server says 404."
     else:
