@@ -542,6 +542,17 @@ def test_a_page_of_one_file_opens_from_disk(viewer, tmp_path, name):
     assert [url for url in page.requests if not url.startswith(("file:", "blob:", "data:"))] == []
 
 
+def test_a_page_of_one_file_says_what_browser_it_needs(viewer, browser, tmp_path):
+    write_bytes(tmp_path / "a.html", viewing.page((GOLDEN / "colour.s2d").read_bytes(), "a.s2d"))
+    page = viewer(script="delete globalThis.DecompressionStream").open((tmp_path / "a.html").as_uri(), "waiting")
+    page.page.wait_for_selector("text=This page needs a browser of 2023 or later")
+    context = browser.new_context(java_script_enabled=False)
+    page = context.new_page()
+    page.goto((tmp_path / "a.html").as_uri())
+    assert page.inner_text("body") == "This page needs JavaScript."
+    context.close()
+
+
 def test_a_page_of_one_file_says_which_files_it_cannot_read(viewer, tmp_path):
     write_bytes(tmp_path / "a.html", viewing.page((GOLDEN / "colour.s2d").read_bytes(), "a.s2d"))
     page = viewer().open((tmp_path / "a.html").as_uri())

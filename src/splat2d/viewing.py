@@ -98,7 +98,7 @@ def page(data: bytes, name: str) -> bytes:
     replaced = r'<(?:meta charset|link rel="stylesheet"|script type="module")[^>]*>(?:</script>)?\n'
     head = re.sub(replaced, "", head)
     html = (
-        f'{head}<body data-state="waiting">\n'
+        f'{head}<body data-state="waiting">\n<noscript>This page needs JavaScript.</noscript>\n'
         f"{_element('packed', zlib.compress(json.dumps(packed).encode(), 9))}\n{_element('data', data)}\n"
         f"<script>{loader}</script>\n</body>\n</html>\n"
     )
