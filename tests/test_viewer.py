@@ -653,7 +653,7 @@ def test_a_file_of_a_server_that_lets_other_pages_read_it(viewer, site):
         assert agrees(page, golden("colour").splats) >= 60
 
 
-@pytest.mark.parametrize("address", ["none.s2d", "{other}/a.s2d", "http://127.0.0.1:1/a.s2d"])
+@pytest.mark.parametrize("address", ["none.s2d", "{other}/a.s2d", "http://127.0.0.1:1/a.s2d", "http://[/a.s2d"])
 def test_addresses_that_give_nothing(viewer, site, address):
     with other_server() as other:
         address = address.format(other=other)

@@ -40,7 +40,7 @@ FOLDER = Path(__file__).parent / "viewer"
 WORKER = ("container", "color", "tables", "packets", "codebook", "records", "decoder", "worker")
 UNUSED = {container.SCALAR: ("codebook", "records"), container.VECTOR: ("tables", "packets")}  # by profile
 LEFT_OUT = "has the other profile, whose decoder this page of one file leaves out; open it with splat2d view"
-PAGE = ("renderer", "view", "app")
+PAGE = ("renderer", "view", "page", "live", "controls", "app")
 ESCAPE = 0xE000  # before a character whose bit 14 is flipped; loader.js knows it
 TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript"}
 
