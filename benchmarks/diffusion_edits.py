@@ -1,4 +1,4 @@
-"""How well a model completes pictures: python benchmarks/diffusion_edits.py MODEL SPLATS --figure edits.png
+"""How well a model completes pictures: python benchmarks/diffusion_edits.py MODEL DATA --figure edits.png
 
 Test pictures lose their lower half, or are shrunk to a quarter of each side; the model makes the rest anew, without
 and with the class. Prints how well the results agree with what was given (PSNR of 8-bit pictures), how near the rest
@@ -21,8 +21,9 @@ from splat2d.diffusion.devices import chosen, label
 from splat2d.diffusion.editing import EditConfig, Known, complete, known_means, known_pixels
 from splat2d.diffusion.evaluation import EvaluationConfig, train_judges
 from splat2d.diffusion.grids import save_sheet
-from splat2d.diffusion.model import SampleConfig, check_same, load_model
-from splat2d.diffusion.splatset import load_splats, rendered
+from splat2d.diffusion.model import SampleConfig, load_model
+from splat2d.diffusion.pictures import load_pictures
+from splat2d.diffusion.splatset import rendered
 
 FACTOR = 4
 WANTED = 30  # dB
@@ -31,7 +32,7 @@ WANTED = 30  # dB
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", type=Path)
-    parser.add_argument("splats", type=Path, help="the set that it was trained on")
+    parser.add_argument("data", type=Path, help="the pictures that it was trained on, and test pictures")
     parser.add_argument("--count", type=int, default=100, help="of test pictures")
     parser.add_argument("--steps", type=int, default=25)
     parser.add_argument("--repeats", type=int, default=EditConfig().repeats)
@@ -46,21 +47,20 @@ def main() -> None:
     arguments = parser.parse_args()
 
     device = chosen(arguments.device)
-    model, splats = load_model(arguments.model, device), load_splats(arguments.splats)
-    check_same(model, splats)
+    model, data = load_model(arguments.model, device), load_pictures(arguments.data)
     # Drawn, since sets may have their pictures class by class.
-    part = np.random.default_rng(arguments.seed).permutation(splats.part(True))[: arguments.count]
-    train = splats.part(False)
-    pictures, classes = splats.pictures.images[part], torch.from_numpy(splats.pictures.labels[part])
+    part = np.random.default_rng(arguments.seed).permutation(np.flatnonzero(data.test))[: arguments.count]
+    pictures, labels = data.images[part], data.labels[part]
+    classes = torch.from_numpy(labels)
     images = torch.from_numpy(pictures).to(device).float() / 255
     second = None
-    if arguments.judges and splats.pictures.names:
+    if arguments.judges and data.names:
         settings = EvaluationConfig.compact() if arguments.compact else EvaluationConfig()
-        real = splats.pictures.images[train], splats.pictures.labels[train]
+        real = data.images[~data.test], data.labels[~data.test]
         second = train_judges(*real, settings, device=device, folder=arguments.judges).second
 
     def judged(shown: Tensor) -> float | None:
-        return second and second.accuracy(as_bytes(shown), splats.pictures.labels[part])
+        return second and second.accuracy(as_bytes(shown), labels)
 
     sampling = SampleConfig(arguments.steps, "dpm++", arguments.guidance, seed=arguments.seed)
     config = EditConfig(sampling, arguments.repeats)
@@ -74,11 +74,11 @@ def main() -> None:
     }
     rows, results = [{"task": "originals", "accuracy": judged(images)}], {}
     for task, (known, unknown) in tasks.items():
-        for given, labels in (("any", torch.full_like(classes, model.network.classes)), ("given", classes)):
+        for given, asked in (("any", torch.full_like(classes, model.network.classes)), ("given", classes)):
             if given == "given" and not model.names:
                 continue
             began = time.perf_counter()
-            tokens = complete(model, known, labels, config)
+            tokens = complete(model, known, asked, config)
             shown = torch.from_numpy(rendered(model.layout, tokens, device)).to(device).float() / 255
             seconds = time.perf_counter() - began
             agreement = known.psnr(shown)

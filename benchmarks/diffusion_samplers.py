@@ -1,5 +1,5 @@
 """What samplers, steps, guidance and schedule do to the samples of one model:
-python benchmarks/diffusion_samplers.py MODEL SPLATS --judges FOLDER
+python benchmarks/diffusion_samplers.py MODEL DATA --judges FOLDER
 
 Every row draws the same number of samples from the same noise and judges them by the same nets.
 """
@@ -14,7 +14,8 @@ from machine import commit
 from splat2d.diffusion.evaluation import EvaluationConfig, train_judges
 from splat2d.diffusion.metrics import frechet_distance, neighbourhoods
 from splat2d.diffusion.model import SampleConfig, generate, load_model
-from splat2d.diffusion.splatset import load_splats, rendered
+from splat2d.diffusion.pictures import load_pictures
+from splat2d.diffusion.splatset import rendered
 
 ROWS = [
     *(SampleConfig(steps, sampler) for sampler in ("euler", "dpm++") for steps in (10, 25, 50, 100)),
@@ -27,21 +28,21 @@ ROWS = [
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", type=Path)
-    parser.add_argument("splats", type=Path)
+    parser.add_argument("data", type=Path, help="the pictures that it was trained on, and test pictures")
     parser.add_argument("--judges", type=Path)
     parser.add_argument("--samples", type=int, default=10_000)
     parser.add_argument("--compact", action="store_true", help="small nets to judge by")
     parser.add_argument("--device", default="cuda")
     options = parser.parse_args()
     device = options.device
-    model, splats = load_model(options.model, device), load_splats(options.splats)
-    pictures, known, test = splats.pictures, splats.part(False), splats.part(True)
+    model, pictures = load_model(options.model, device), load_pictures(options.data)
     settings = EvaluationConfig.compact() if options.compact else EvaluationConfig()
+    train = ~pictures.test
     judges = train_judges(
-        pictures.images[known], pictures.labels[known], settings, device=device, folder=options.judges
+        pictures.images[train], pictures.labels[train], settings, device=device, folder=options.judges
     )
     assert judges.second is not None
-    real = judges.features.features(pictures.images[test])
+    real = judges.features.features(pictures.images[pictures.test])
     labels = torch.arange(options.samples) % model.network.classes
     print(f"Commit {commit()}, {options.samples} samples, judges {judges.digests}\n")
     print("| sampler | steps | guidance | shift | FD | precision | recall | second accuracy | seconds |")
