@@ -36,6 +36,7 @@ def main() -> None:
     parser.add_argument("--encoder-steps", type=int, default=EncoderConfig().steps)
     parser.add_argument("--fit", action="store_true", help="fit each picture instead of encoding it")
     parser.add_argument("--depth", type=int, default=NetworkConfig().depth)
+    parser.add_argument("--group", type=int, default=NetworkConfig().group, help="of slots; patches stay alone")
     parser.add_argument("--batch", type=int, default=TrainConfig().batch)
     parser.add_argument("--rate", type=float, default=TrainConfig().rate)
     parser.add_argument("--render", type=float, default=0.0)
@@ -77,7 +78,7 @@ def trained_and_judged(splats: SplatSet, tokens: str, options: argparse.Namespac
     config = TrainConfig(
         tokens=tokens,
         patch=options.patch,
-        network=NetworkConfig(depth=options.depth),
+        network=NetworkConfig(depth=options.depth, group=options.group if tokens == "splats" else 1),
         batch=options.batch,
         rate=options.rate,
         render=options.render if tokens == "splats" else 0.0,

@@ -257,6 +257,19 @@ def test_progress_shows_loss_and_speed(made, tmp_path, capsys, monkeypatch):
     assert capsys.readouterr().err == ""
 
 
+def test_the_model_that_comes_with_it(tmp_path):
+    from splat2d.diffusion.model import SHIPPED
+
+    assert SHIPPED.stat().st_size <= 15e6
+    output = tmp_path / "new.npz"
+    options = ["--count", "6", "--classes", "1", "9", "--steps", "6", "--sampler", "dpm++", "--quiet"]
+    assert main(["diffusion", "sample", "-o", str(output), *options]) == 0
+    images = np.load(output)["images"][..., 0].astype(float)
+    trousers, boots = images[0::2].mean(0), images[1::2].mean(0)
+    assert trousers[2:, 10:18].mean() > 60 > 20 > trousers[:, :6].mean()  # upright, with nothing at the sides
+    assert boots[22:25, 2:26].mean() > 60 > 20 > boots[:4].mean()  # a sole, and nothing at the top
+
+
 # --- bad input
 
 
@@ -286,9 +299,7 @@ def test_bad_input_of_train(made, tmp_path, capsys):
     assert "cannot be read as safetensors" in refused(capsys, "train", broken)
 
 
-def test_bad_input_of_sample(made, tmp_path, capsys):
-    from splat2d.diffusion.model import SHIPPED
-
+def test_bad_input_of_sample(made, tmp_path, capsys, monkeypatch):
     model, output = made / "model" / "model.safetensors", tmp_path / "a.png"
     assert 'there is no "cat"; known: Digit 0' in refused(capsys, "sample", model, "-o", output, "--classes", "cat")
     assert 'there is no "10"' in refused(capsys, "sample", model, "-o", output, "--classes", 10)
@@ -298,8 +309,8 @@ def test_bad_input_of_sample(made, tmp_path, capsys):
     assert 'suffix ".txt"' in refused(capsys, "sample", model, "-o", tmp_path / "a.txt")
     assert "is the input" in refused(capsys, "sample", made / "model" / ".." / "digits.npz", "-o", made / "digits.npz")
     assert "is not a model of splat2d" in refused(capsys, "sample", made / "splats.safetensors", "-o", output)
-    if not SHIPPED.exists():
-        assert "name one that `splat2d diffusion train` made" in refused(capsys, "sample", "-o", output)
+    monkeypatch.setattr("splat2d.diffusion.model.SHIPPED", tmp_path / "fashion.safetensors")
+    assert "name one that `splat2d diffusion train` made" in refused(capsys, "sample", "-o", output)
     assert not any(tmp_path.iterdir())
 
 

@@ -90,7 +90,7 @@ def normal_model(layout, deviation):
 def untrained(layout):
     """A model that predicts the mean: every picture is to it the same grey."""
     deviation = torch.tensor([0.3] * 5 + [0.2] * layout.channels)
-    network = Denoiser(layout.fields, layout.positions(), 1, NetworkConfig(8, 1, 2)).requires_grad_(False)
+    network = Denoiser(layout, 1, NetworkConfig(8, 1, 2)).requires_grad_(False)
     return Model(network, layout, torch.zeros(layout.fields), deviation, (), "x")
 
 
@@ -321,7 +321,7 @@ def test_the_way_between_two_seeds(model):
 def test_pictures_become_tokens_by_the_encoder_of_the_model(digits):
     layout = SplatLayout(8, 8, 1, 4, 4, (0.0,))
     encoder = Encoder(layout, EncoderConfig(width=16, depth=1, heads=2)).eval().requires_grad_(False)
-    network = Denoiser(6, layout.positions(), 1, NetworkConfig(8, 1, 2))
+    network = Denoiser(layout, 1, NetworkConfig(8, 1, 2))
     model = Model(network, layout, torch.zeros(6), torch.ones(6), (), "x", encoder)
     assert torch.equal(tokens_of(model, digits[0]), encoder(digits[0]))
 

@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from splat2d import InputError, load_image
 from splat2d.diffusion import model as model_module
 from splat2d.diffusion.classifier import ClassifierConfig, train_classifier
-from splat2d.diffusion.layouts import PatchLayout
+from splat2d.diffusion.layouts import PatchLayout, SplatLayout
 from splat2d.diffusion.model import Model, SampleConfig, check_same, generate, load_model, save_model
 from splat2d.diffusion.network import Denoiser, NetworkConfig
 from splat2d.diffusion.pictures import Pictures
@@ -30,12 +30,12 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 TINY = TrainConfig(
     network=NetworkConfig(width=32, depth=2, heads=2), steps=60, batch=32, rate=3e-3, average=0.99, drop=0.1
 )
-POSITIONS = torch.rand(12, 2)
+LAYOUT = SplatLayout(12, 16, 1, 3, 4, (0.0,))
 
 
 def denoiser(**changes):
     """One whose every weight counts, as after training."""
-    network = Denoiser(6, POSITIONS, 10, replace(TINY.network, **changes))
+    network = Denoiser(LAYOUT, 10, replace(TINY.network, **changes))
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for weight in network.parameters():
@@ -50,7 +50,7 @@ INPUTS = (torch.randn(3, 12, 6), torch.tensor([0.1, 0.5, 0.9]), torch.tensor([0,
 
 
 def test_a_new_denoiser_says_zero():
-    out = Denoiser(6, POSITIONS, 10, TINY.network)(*INPUTS)
+    out = Denoiser(LAYOUT, 10, TINY.network)(*INPUTS)
     assert out.shape == (3, 12, 6) and not out.any()
 
 
@@ -77,7 +77,22 @@ def test_every_input_counts_and_pictures_do_not_mix(slots):
 
 @pytest.mark.parametrize("width", [32, 36])
 def test_any_even_width_of_a_head_goes(width):
-    assert Denoiser(6, POSITIONS, 1, NetworkConfig(width, 1, 2))(*INPUTS[:2], torch.zeros(3).long()).shape == (3, 12, 6)
+    assert Denoiser(LAYOUT, 1, NetworkConfig(width, 1, 2))(*INPUTS[:2], torch.zeros(3).long()).shape == (3, 12, 6)
+
+
+def test_groups_are_squares_of_neighbours():
+    """Without blocks, what one slot of a square changes is the square, and all of it."""
+    layout = SplatLayout(16, 24, 1, 4, 6, (0.0,))
+    network = Denoiser(layout, 10, NetworkConfig(32, 0, 2, group=2))
+    assert network.slots.shape == (6, 32)
+    torch.nn.init.normal_(network.leave.weight)
+    x, (_, t, labels) = torch.randn(1, 24, 6), INPUTS
+    other = x.clone()
+    other[0, 2 * 6 + 3] += 1  # row 2, column 3
+    changed = (network(other, t[:1], labels[:1]) - network(x, t[:1], labels[:1])).abs().amax(-1).view(4, 6) > 0
+    expected = torch.zeros(4, 6, dtype=torch.bool)
+    expected[2:4, 2:4] = True
+    assert torch.equal(changed, expected)
 
 
 # --- training
@@ -197,6 +212,9 @@ def test_samples_look_like_their_class(digit_pictures, digit_splats, tmp_path):
         ({"network": NetworkConfig(30, 1, 4)}, "width: must be a multiple of twice the heads, 8, got 30"),
         ({"network": NetworkConfig(32, 1, 0)}, "heads: must be at least 1"),
         ({"network": NetworkConfig(32, 0, 1)}, "depth: must be at least 1"),
+        ({"network": NetworkConfig(32, 1, 2, group=3)}, "group: squares of 3 do not divide 4x4 tokens"),
+        ({"network": NetworkConfig(32, 1, 2, group=0)}, "group: must be at least 1"),
+        ({"network": NetworkConfig(32, 1, 2, slots=False, group=2)}, "group: a set of tokens has no squares"),
         ({"tokens": "pixels", "patch": 3}, "patch: 3 pixels do not divide 8x8"),
         ({"tokens": "pixels", "patch": 0}, "patch: must be at least 1"),
         ({"tokens": "pixels", "render": 1.0}, "render: the pixel model has no splats"),

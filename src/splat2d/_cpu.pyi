@@ -46,7 +46,14 @@ def count_pairs(
     means: F, log_cholesky: F, height: int, width: int, *, cutoff: float = ..., threads: int = 0
 ) -> int: ...
 def loss_gradient(
-    image: F32, target: F32, *, l2: float = 1.0, l1: float = 0.0, ssim: float = 0.0, outside: float = 1.0, threads: int = 0
+    image: F32,
+    target: F32,
+    *,
+    l2: float = 1.0,
+    l1: float = 0.0,
+    ssim: float = 0.0,
+    outside: float = 1.0,
+    threads: int = 0,
 ) -> tuple[float, F32]: ...
 def ssim(image: F32, target: F32, *, threads: int = 0) -> float: ...
 def draw(weights: F32, count: int, seed: int) -> NDArray[np.int64]: ...

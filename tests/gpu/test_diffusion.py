@@ -78,7 +78,7 @@ def test_gradients_of_a_compiled_denoiser():
     torch.manual_seed(0)
     x, t = torch.randn(256, 100, 6, device="cuda"), torch.rand(256, device="cuda")
     labels = torch.randint(11, (256,), device="cuda")
-    denoiser = Denoiser(6, LAYOUT.positions(), 10, NetworkConfig(width=128, depth=2)).cuda()
+    denoiser = Denoiser(LAYOUT, 10, NetworkConfig(width=128, depth=2)).cuda()
     start_anywhere(denoiser)
 
     def loss():

@@ -185,7 +185,7 @@ def load_model(path: Path, device: torch.device | str = "cpu") -> Model:
         config = NetworkConfig(**header["network"])
         settings = header["encoder"] and EncoderConfig(**header["encoder"])
         encoder, tensors = read_encoder(settings, layout, tensors)
-        network = Denoiser(layout.fields, layout.positions(), header["classes"], config)
+        network = Denoiser(layout, header["classes"], config)
         network.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
         mean, deviation = torch.tensor(header["mean"]), torch.tensor(header["deviation"])
         if mean.shape != (layout.fields,) or deviation.shape != (layout.fields,):

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from splat2d.diffusion.layouts import Layout
+
 FREQUENCIES = 128  # of the embedding of time
 
 
@@ -20,6 +22,7 @@ class NetworkConfig:
     depth: int = 8
     heads: int = 4
     slots: bool = True  # whether tokens know their slot; without, the network treats them as a set
+    group: int = 1  # slots a side of the square that the blocks see as one token; the fewer tokens, the faster
 
 
 class Block(nn.Module):
@@ -50,21 +53,23 @@ class Block(nn.Module):
 class Denoiser(nn.Module):
     """Noisy tokens, time and class -> a prediction for each token: of the clean tokens, or of the velocity."""
 
-    def __init__(self, fields: int, positions: Tensor, classes: int, config: NetworkConfig) -> None:
-        """positions: of the slots, x and y in 0..1 [N, 2]; classes without the empty one, which is the last."""
+    def __init__(self, layout: Layout, classes: int, config: NetworkConfig) -> None:
+        """layout: of the tokens, whose rows and columns group divides; classes without the empty one, the last."""
         super().__init__()
         self.config, self.classes = config, classes
-        width = config.width
-        self.enter = nn.Linear(fields, width)
+        self.rows, self.columns = layout.rows // config.group, layout.columns // config.group  # of groups
+        width, together = config.width, config.group**2 * layout.fields
+        self.enter = nn.Linear(together, width)
         if config.slots:
             # Learned, from a start in which neighbours are alike.
-            self.slots = nn.Parameter(0.5 * slot_waves(positions, width))
+            middles = self._grouped(layout.positions()).unflatten(-1, (-1, 2)).mean(-2)
+            self.slots = nn.Parameter(0.5 * slot_waves(middles, width))
         self.time = nn.Sequential(nn.Linear(2 * FREQUENCIES, width), nn.SiLU(), nn.Linear(width, width))
         self.label = nn.Embedding(classes + 1, width)
         self.modulation = nn.Linear(width, 6 * width)
         self.blocks = nn.ModuleList(Block(width, config.heads) for _ in range(config.depth))
         self.last = nn.Linear(width, 2 * width)
-        self.leave = nn.Linear(width, fields)
+        self.leave = nn.Linear(width, together)
         nn.init.normal_(self.label.weight, std=0.02)
         # Every block starts as the identity, and the whole as zero: the mean of whitened tokens.
         for layer in (self.modulation, self.last, self.leave):
@@ -81,15 +86,26 @@ class Denoiser(nn.Module):
             )
         )
         condition = functional.silu(self.time(torch.cat([angles.cos(), angles.sin()], 1)) + self.label(labels))
-        h = self.enter(x)
+        h = self.enter(self._grouped(x))
         if self.config.slots:
             h = h + self.slots
         modulation = self.modulation(condition).unflatten(1, (6, -1))
         for block in self.blocks:
             h = block(h, modulation)
         shift, scale = self.last(condition)[:, None].chunk(2, -1)
-        result: Tensor = self.leave(_modulated(h, shift, scale))
-        return result
+        return self._apart(self.leave(_modulated(h, shift, scale)))
+
+    def _grouped(self, x: Tensor) -> Tensor:
+        """[..., N, F] -> [..., N / group^2, group^2 F], the squares row by row."""
+        side = self.config.group
+        squares = x.unflatten(-2, (self.rows, side, self.columns, side)).transpose(-4, -3)
+        return squares.flatten(-3).flatten(-3, -2)
+
+    def _apart(self, h: Tensor) -> Tensor:
+        """The inverse."""
+        side = self.config.group
+        squares = h.unflatten(-1, (side, side, -1)).unflatten(-4, (self.rows, self.columns))
+        return squares.transpose(-4, -3).flatten(-5, -2)
 
 
 def _modulated(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:

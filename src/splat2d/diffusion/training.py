@@ -111,7 +111,8 @@ def steps_done(folder: Path) -> int:
 def _check(config: TrainConfig, splats: SplatSet) -> None:
     network = config.network
     counts = {name: getattr(config, name) for name in ("steps", "batch", "patch")}
-    for name, value in (counts | {"width": network.width, "depth": network.depth, "heads": network.heads}).items():
+    sizes = {"width": network.width, "depth": network.depth, "heads": network.heads, "group": network.group}
+    for name, value in (counts | sizes).items():
         if value < 1:
             raise InputError(f"{name}: must be at least 1, got {value}")
     for name in ("average", "drop"):
@@ -127,6 +128,13 @@ def _check(config: TrainConfig, splats: SplatSet) -> None:
     layout = splats.layout
     if config.tokens == "pixels" and (layout.width % config.patch or layout.height % config.patch):
         raise InputError(f"patch: {config.patch} pixels do not divide {layout.width}x{layout.height}")
+    rows, columns = layout.rows, layout.columns
+    if config.tokens == "pixels":
+        rows, columns = layout.height // config.patch, layout.width // config.patch
+    if rows % network.group or columns % network.group:
+        raise InputError(f"group: squares of {network.group} do not divide {columns}x{rows} tokens")
+    if network.group > 1 and not network.slots:
+        raise InputError("group: a set of tokens has no squares; leave it at 1")
     if config.tokens == "pixels" and config.render:
         raise InputError("render: the pixel model has no splats to render; leave it at 0")
 
@@ -168,8 +176,8 @@ def _train(
     classes = max(1, len(splats.pictures.names))
     with torch.random.fork_rng(devices=[]):  # torch's own generator stays as it was
         torch.default_generator.manual_seed(config.seed)
-        network = Denoiser(layout.fields, layout.positions(), classes, config.network).to(device)
-        averaged = Denoiser(layout.fields, layout.positions(), classes, config.network).to(device)
+        network = Denoiser(layout, classes, config.network).to(device)
+        averaged = Denoiser(layout, classes, config.network).to(device)
     averaged.requires_grad_(False)
     averaged.load_state_dict(network.state_dict())
     known = (splats.pictures.names, config.prediction, splats.encoder if config.tokens == "splats" else None)
