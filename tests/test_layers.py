@@ -63,7 +63,7 @@ SHORTCUTS = {"splats": {"display", "plotting", "notebook"}, "fitting": {"plottin
 # numpy may be used by any module but these, which have to load quickly.
 WITHOUT_NUMPY = {"__init__", "__main__", "errors", "config", "atomic", "terminal", "diffusion_cli"}
 THIRD_PARTIES = {
-    "PIL": {"images", "pillow", "scene", "demo", "display"},
+    "PIL": {"images", "pillow", "scene", "demo"},
     "OpenImageIO": {"images"},
     "tyro": {"cli", "diffusion_cli", "terminal"},
     "rich": {"cli", "diffusion_cli", "progress"},

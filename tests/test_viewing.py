@@ -419,6 +419,7 @@ def test_fit_writes_a_page(tmp_path, capsys):
             ["a.s2d", "-o", "a.html", "--original", "a.png"],
             "a page in one file holds no original; leave out --original",
         ),
+        (["a.s2d", "--original", "five.npy"], "only pictures of 1, 3 or 4 channels can be shown, not of 5"),
         (["a.s2d", "-o", "no/a.html"], "no/a.html: the folder "),
         (["a.s2d", "--port", "99999"], "port 99999 cannot be used"),
     ],
@@ -430,6 +431,7 @@ def test_bad_input_is_one_line(arguments, problem, tmp_path, monkeypatch, capsys
     Path("damaged.s2d").write_bytes(COLOUR[:100] + b"x" + COLOUR[101:])
     Path("newer.s2d").write_bytes(COLOUR[:8] + b"\2" + COLOUR[9:])
     splat2d.save_image("a.png", PICTURE)
+    splat2d.save_image("five.npy", np.zeros((4, 4, 5), np.float32))
     assert main(["view", *arguments]) == 1
     err = capsys.readouterr().err
     assert err.startswith(f"splat2d: error: {problem}")

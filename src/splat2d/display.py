@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import io
-
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
-from splat2d.images import levels_of
+from splat2d.images import to_png
 from splat2d.rendering import render
 from splat2d.splats import Splats
 
@@ -21,10 +18,7 @@ def png(splats: Splats) -> bytes | None:
     """What splats of 1, 3 or 4 channels show, as a PNG file of at most 1024 pixels a side; None for other channels."""
     if splats.channels not in (1, 3, 4):
         return None
-    levels = levels_of(thumbnail(splats, LARGEST))
-    file = io.BytesIO()
-    Image.fromarray(levels[..., 0] if splats.channels == 1 else levels).save(file, "PNG")
-    return file.getvalue()
+    return to_png(thumbnail(splats, LARGEST))
 
 
 def thumbnail(splats: Splats, side: int) -> Floats:

@@ -116,6 +116,19 @@ def save_image(path: str | os.PathLike[str], image: NDArray[Any]) -> None:
             raise InputError(f"{path}: cannot be written ({reason(error)})") from error
 
 
+def to_png(image: NDArray[np.float32], *, compression: int = 6) -> bytes:
+    """A picture [H, W, C] of 1, 3 or 4 channels as a PNG file of 8 bits. Raises InputError.
+
+    compression: 0 (quick) to 9 (small).
+    """
+    if image.shape[2] not in (1, 3, 4):
+        raise InputError(f"only pictures of 1, 3 or 4 channels can be shown, not of {image.shape[2]}")
+    levels = levels_of(image)
+    file = io.BytesIO()
+    Image.fromarray(levels[..., 0] if image.shape[2] == 1 else levels).save(file, "PNG", compress_level=compression)
+    return file.getvalue()
+
+
 def _check(image: NDArray[np.float32], what: object) -> None:
     if image.size == 0:
         raise InputError(f"{what}: has no pixels, its shape is {image.shape}")

@@ -22,7 +22,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -33,7 +32,7 @@ from splat2d.atomic import reason
 from splat2d.codec import container
 from splat2d.errors import FormatError, InputError
 from splat2d.fitting import Progress
-from splat2d.images import save_image
+from splat2d.images import to_png
 
 FOLDER = Path(__file__).parent / "viewer"
 # The modules of the page and of its worker, each after what it imports.
@@ -289,7 +288,8 @@ def serving(
     if live is not None:
         source["live"] = "live"
     if original is not None:
-        resources["original"] = Resource(_png(original), "image/png")
+        # A browser reads this whatever the photo was, and applies no profile to it.
+        resources["original"] = Resource(to_png(original, compression=2), "image/png")
         source["original"] = "original"
     resources[""] = Resource(_index(source).encode(), f"{TYPES['.html']}; charset=utf-8")
     try:
@@ -303,14 +303,6 @@ def serving(
             yield server.url
         finally:
             server.shutdown()
-
-
-def _png(image: NDArray[np.float32]) -> bytes:
-    """A browser reads this whatever the photo was, and without applying a profile to it."""
-    with TemporaryDirectory() as folder:
-        path = Path(folder, "original.png")
-        save_image(path, image)
-        return path.read_bytes()
 
 
 def is_address(source: str) -> bool:
