@@ -195,7 +195,7 @@ class App {
           : new ViewerError("The original is no picture that this browser reads.");
       });
       this.renderer.setImage(image);
-      this.originalPixels = pixelsOf(image);
+      this.originalPixels = image.width * image.height <= MOST_COMPARED ? pixelsOf(image) : null;
       $("views").hidden = false;
       this.invalidate();
     } catch (error) {
@@ -246,7 +246,7 @@ class App {
     const { renderer, originalPixels: original, splatCount: count, source } = this;
     const { splats } = renderer;
     const { width, height } = splats;
-    if (!original || source.live || splats.channels === 4 || width * height > MOST_COMPARED) return;
+    if (!original || source.live || splats.channels === 4) return;
     if (width !== original.width || height !== original.height || Math.max(width, height) > renderer.mostSide) return;
     if (this.compared?.splats === splats && this.compared.count === count) return;
     const pixels = renderer.pixels({ x: 0, y: 0, scale: 1 }, width, height, count);
