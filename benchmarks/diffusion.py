@@ -89,7 +89,7 @@ def trained_and_judged(splats: SplatSet, tokens: str, options: argparse.Namespac
     steps_file = options.output / f"{tokens}-steps.json"
     if not steps_file.exists():
         trial = [*train(splats, replace(config, steps=300), folder / "trial", device=device, report_every=100)]
-        steps = max(300, round(options.seconds * trial[-1].pictures_per_second / config.batch))
+        steps = max(300, round(options.seconds * trial[1].pictures_per_second / config.batch))
         steps_file.write_text(json.dumps(steps))
     config = replace(config, steps=json.loads(steps_file.read_text()))
     began = time.perf_counter()

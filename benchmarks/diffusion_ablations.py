@@ -185,8 +185,8 @@ def trained_and_judged(
     device = options.device
     config = TrainConfig(seed=options.seed, **VARIANTS[name].train)
     with tempfile.TemporaryDirectory() as folder:
-        trial = [*train(splats, replace(config, steps=200), Path(folder) / "trial", device=device, report_every=100)]
-        steps = max(1000, round(options.seconds * trial[-1].pictures_per_second / config.batch))
+        trial = [*train(splats, replace(config, steps=300), Path(folder) / "trial", device=device, report_every=100)]
+        steps = max(1000, round(options.seconds * trial[1].pictures_per_second / config.batch))
         config = replace(config, steps=steps)
         events = [*train(splats, config, Path(folder) / "run", device=device, save_every=10**9)]
         model = load_model(Path(folder) / "run" / MODEL, device)
