@@ -20,7 +20,6 @@ from splat2d.engine import Evaluation, Optimizer
 
 Floats = np.ndarray
 SPREAD = 4.0  # as kSpread of native/cpu/engine.cpp
-EXTRA_RATE = 0.05  # of what a drawing has beyond geometry and colour
 WIDEST = 40.0  # pixels, where sizes are bounded
 
 
@@ -33,6 +32,7 @@ class Methods:
     optimizer: str = "adam"  # see optimizers.py
     share: float = 0.5  # of what is missing that a new splat takes
     drawing: Drawing = field(default_factory=Sum)
+    extra_rate: float = 0.05  # of what a drawing has beyond geometry and colour
     means: str = "pixels"  # or tanh: x = width (1 + tanh u) / 2
     sizes: str = "log"  # or tanh, logit: of e^a and e^c between the floor and WIDEST
     weight_decay: float = 0.0  # of colours, a step
@@ -61,7 +61,7 @@ class LabSession:
         self.steps = 0
         o, extra = optimizer, methods.drawing.extra
         rates = [o.mean_rate] * 2 + [o.diagonal_rate, o.shear_rate, o.diagonal_rate] + [o.color_rate] * image.shape[2]
-        self.rate = np.array(rates + [EXTRA_RATE] * extra, np.float32)
+        self.rate = np.array(rates + [methods.extra_rate] * extra, np.float32)
         self.bounds = Bounds(image.shape[1], image.shape[0], o.log_min, methods)
         self.state = OPTIMIZERS[methods.optimizer](len(self.rate), o.beta1, o.beta2)
         self.rng = np.random.default_rng(0)
