@@ -202,9 +202,9 @@ def test_a_question_for_a_state_that_does_not_come_is_answered():
 def test_a_page_is_small(name):
     data = (GOLDEN / f"{name}.s2d").read_bytes()
     page = viewing.page(data, f"{name}.s2d")
-    # The bytes of a file are as good as random; 375 kB of them still keep to 60 kB on top.
-    noise = np.random.default_rng(0).bytes(375_000 - len(data))
-    assert len(page) + len(viewing._element("data", noise).encode("utf-16-le")) - 375_000 <= 60_000
+    # The bytes of a file are as good as random; 350 kB of them still keep to 60 kB on top.
+    noise = np.random.default_rng(0).bytes(350_000 - len(data))
+    assert len(page) + len(viewing._element("data", noise).encode("utf-16-le")) - 350_000 <= 60_000
     assert page == viewing.page(data, f"{name}.s2d")
 
 
