@@ -199,7 +199,7 @@ def trained_and_judged(
     classes = torch.arange(options.samples) % model.network.classes
     for guidance in (1.0, 1.5):
         began = time.perf_counter()
-        tokens = generate(model, classes, SampleConfig(guidance=guidance))
+        tokens = generate(model, classes, SampleConfig(25, "heun", guidance))
         images = rendered(model.layout, tokens, device)
         seconds = time.perf_counter() - began
         found = judges.features.features(images)

@@ -37,7 +37,7 @@ COLUMNS = 10  # of a sheet, if the classes do not say
 
 Number = Annotated[int, arg(metavar="N")]
 Value = Annotated[float, arg(metavar="X")]
-Sampler = Annotated[Literal["euler", "heun", "dpm++"], arg(help_behavior_hint="(default: heun)")]
+Sampler = Annotated[Literal["euler", "heun", "dpm++"], arg(help_behavior_hint="(default: dpm++)")]
 Show = Callable[[int, int, str], None]  # done, total, words
 
 
@@ -144,7 +144,7 @@ class Sample:
     """Names or numbers of classes, which take turns; all of them unless given."""
     guidance: Value = 1.5
     """How much to follow the class: 1 as the model learned it, more for clearer and less varied pictures."""
-    sampler: Sampler = "heun"
+    sampler: Sampler = "dpm++"
     """euler and dpm++ ask the model once a step, heun twice."""
     steps: Number = 25
     """Steps of the sampler."""
@@ -201,7 +201,7 @@ class Edit:
     """How many pictures, each with other chance; of blend, how many on the way."""
     guidance: Value = 1.5
     """As in sample."""
-    sampler: Annotated[Literal["euler", "heun", "dpm++"], arg(help_behavior_hint="(default: dpm++)")] = "dpm++"
+    sampler: Sampler = "dpm++"
     """As in sample."""
     steps: Number = 25
     """As in sample."""
@@ -234,7 +234,7 @@ class Evaluate:
     """How many to draw, of all classes equally."""
     guidance: Value = 1.5
     """As in sample."""
-    sampler: Sampler = "heun"
+    sampler: Sampler = "dpm++"
     """As in sample."""
     steps: Number = 25
     """As in sample."""

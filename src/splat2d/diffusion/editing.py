@@ -37,7 +37,7 @@ Progress = Callable[[int, int], None]  # passes through the network that are don
 class EditConfig:
     """How to draw what completes a picture."""
 
-    sampling: SampleConfig = field(default_factory=lambda: SampleConfig(sampler="dpm++"))
+    sampling: SampleConfig = field(default_factory=SampleConfig)
     repeats: int = 2  # times that the picture goes back to noise and is made again, which joins its parts
     back_to: float = 0.5  # the time it goes back to
 

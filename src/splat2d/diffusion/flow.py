@@ -40,7 +40,7 @@ def times(steps: int, shift: float = 1.0) -> Tensor:
     return even / (even + shift * (1 - even))
 
 
-def sample(denoise: Denoise, noise: Tensor, schedule: Tensor, sampler: Sampler = "heun") -> Tensor:
+def sample(denoise: Denoise, noise: Tensor, schedule: Tensor, sampler: Sampler) -> Tensor:
     """Follows the flow from noise [B, N, F] at schedule[0] to schedule[-1], at most 1. [B, N, F]
 
     euler: first order, one evaluation a step. heun: second order, two, but for the last step where it ends at 1.

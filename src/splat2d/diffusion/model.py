@@ -77,7 +77,7 @@ class SampleConfig:
     """How to draw samples."""
 
     steps: int = 25
-    sampler: Sampler = "heun"
+    sampler: Sampler = "dpm++"
     guidance: float = 1.5
     shift: float = 1.0
     seed: int = 0
