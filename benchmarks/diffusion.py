@@ -23,7 +23,16 @@ from splat2d.diffusion.metrics import frechet_distance
 from splat2d.diffusion.model import SampleConfig, generate, load_model
 from splat2d.diffusion.network import NetworkConfig
 from splat2d.diffusion.pictures import load_pictures
-from splat2d.diffusion.splatset import BuildConfig, SplatSet, build, floor_psnr, load_splats, rendered, save_splats
+from splat2d.diffusion.splatset import (
+    BuildConfig,
+    SplatSet,
+    build,
+    build_by,
+    floor_psnr,
+    load_splats,
+    rendered,
+    save_splats,
+)
 from splat2d.diffusion.training import MODEL, TrainConfig, train
 
 
@@ -35,6 +44,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=1200, help="of training, each")
     parser.add_argument("--splats", type=int, default=100)
     parser.add_argument("--encoder-steps", type=int, default=EncoderConfig().steps)
+    parser.add_argument("--encoder", type=Path, help="a model whose encoder to take, instead of training one")
     parser.add_argument("--fit", action="store_true", help="fit each picture instead of encoding it")
     parser.add_argument("--depth", type=int, default=NetworkConfig().depth)
     parser.add_argument("--group", type=int, default=NetworkConfig().group, help="of slots; patches stay alone")
@@ -62,13 +72,19 @@ def the_set(options: argparse.Namespace) -> SplatSet:
     if path.exists():
         return load_splats(path)
     began = time.perf_counter()
-    encoder = None if options.fit else EncoderConfig(steps=options.encoder_steps)
-    config = BuildConfig(options.splats, encoder=encoder)
-    splats = build(load_pictures(options.data), config, device=options.device)
+    pictures = load_pictures(options.data)
+    if options.encoder:
+        encoder = load_model(options.encoder).encoder
+        assert encoder, "the model has none"
+        splats = build_by(encoder, pictures, device=options.device)
+    else:
+        settings = None if options.fit else EncoderConfig(steps=options.encoder_steps)
+        splats = build(pictures, BuildConfig(options.splats, encoder=settings), device=options.device)
     seconds = time.perf_counter() - began
     save_splats(path, splats)
     floors = {"train": floor_psnr(splats, False, options.device), "test": floor_psnr(splats, True, options.device)}
-    said = {"set": str(path), "commit": commit(), "build_seconds": seconds, "floor_psnr": floors, **asdict(config)}
+    said = {"set": str(path), "commit": commit(), "build_seconds": seconds, "floor_psnr": floors}
+    said |= asdict(splats.config)
     (options.output / "set.json").write_text(json.dumps(said, indent=2) + "\n")
     print(json.dumps(said), flush=True)
     return splats

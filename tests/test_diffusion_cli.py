@@ -259,7 +259,7 @@ def test_progress_shows_loss_and_speed(made, tmp_path, capsys, monkeypatch):
     assert capsys.readouterr().err == ""
 
 
-def test_the_model_that_comes_with_it(tmp_path):
+def test_the_model_that_comes_with_it(tmp_path, capsys):
     from splat2d.diffusion.model import SHIPPED
 
     assert SHIPPED.stat().st_size <= 15e6
@@ -270,6 +270,13 @@ def test_the_model_that_comes_with_it(tmp_path):
     trousers, boots = images[0::2].mean(0), images[1::2].mean(0)
     assert trousers[2:, 10:18].mean() > 60 > 20 > trousers[:, :6].mean()  # upright, with nothing at the sides
     assert boots[22:25, 2:26].mean() > 60 > 20 > boots[:4].mean()  # a sole, and nothing at the top
+
+    arrays = {"x_train": images[:4], "y_train": np.zeros(4), "x_test": images[4:], "y_test": np.zeros(2)}
+    np.savez(tmp_path / "six.npz", **{name: array.astype(np.uint8) for name, array in arrays.items()})
+    report = run_json(
+        *(capsys, "build", tmp_path / "six.npz", "-o", tmp_path / "six.safetensors", "--encoder", SHIPPED)
+    )
+    assert report["splats"] == 100 and report["floor_train"] > 32 and report["floor_test"] > 32
 
 
 # --- bad input
@@ -283,6 +290,8 @@ def test_bad_input_of_build(made, tmp_path, capsys):
     assert refused(capsys, "build", data, "-o", output, "--splats", 17).endswith("take 16")
     assert "limit: must be at least 1" in refused(capsys, "build", data, "-o", output, "--limit", 0)
     assert "rate: must be above 0" in refused(capsys, "build", data, "-o", output, "--rate", -1)
+    model = made / "model" / "model.safetensors"
+    assert "model.safetensors: has no encoder" in refused(capsys, "build", data, "-o", output, "--encoder", model)
     assert "does not exist" in refused(capsys, "build", data, "-o", tmp_path / "no" / "s.safetensors")
     assert not any(tmp_path.iterdir())
 

@@ -20,6 +20,7 @@ from splat2d.diffusion.pictures import Pictures
 from splat2d.diffusion.splatset import (
     BuildConfig,
     build,
+    build_by,
     floor_psnr,
     load_splats,
     rendered,
@@ -239,6 +240,17 @@ def test_an_encoder_is_kept_with_its_set(encoded_digits, tmp_path):
     assert loaded.config == encoded_digits.config and torch.equal(loaded.tokens, encoded_digits.tokens)
     for name, tensor in encoded_digits.encoder.state_dict().items():
         assert torch.equal(loaded.encoder.state_dict()[name], tensor)
+
+
+def test_an_encoder_makes_other_sets(digit_pictures, encoded_digits):
+    few = replace(digit_pictures, **{name: getattr(digit_pictures, name)[::9] for name in ("images", "labels", "test")})
+    told = []
+    splats = build_by(encoded_digits.encoder, few, progress=lambda done, total: told.append((done, total)))
+    torch.testing.assert_close(splats.tokens, encoded_digits.tokens[::9], atol=2e-3, rtol=2e-3)
+    assert splats.config.splats == 16 and told[-1] == (len(few), len(few))
+    wide = replace(few, images=np.zeros((len(few), 8, 12, 1), np.uint8))
+    with pytest.raises(InputError, match="is for pictures of 8x8 pixels and 1 channels, these have 12x8 and 1"):
+        build_by(encoded_digits.encoder, wide)
 
 
 def test_the_same_pictures_give_the_same_encoder(digit_pictures, encoded_digits):

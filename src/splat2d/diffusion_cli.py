@@ -59,6 +59,9 @@ class Build:
     """Steps of the training of the encoder, 4000 unless given, or of the fits, 500."""
     rate: Annotated[float | None, arg(metavar="X", help_behavior_hint="")] = None
     """Learning rate: 0.001 for the encoder, 0.03 for fits, unless given."""
+    encoder: Annotated[Path | None, arg(metavar="MODEL", help_behavior_hint="")] = None
+    """Encode as the pictures of this model.safetensors were encoded, instead of training an encoder; --splats, --steps,
+    --rate and --anchor then mean nothing."""
     anchor: Value = 0.002
     """How much to keep splats near their place in the grid; more makes pictures alike, hence easier to learn."""
     limit: Count = None
@@ -281,8 +284,9 @@ def run(group: Diffusion) -> int:
 def _build(command: Build) -> int:
     from splat2d.diffusion.devices import chosen, label
     from splat2d.diffusion.encoder import EncoderConfig
+    from splat2d.diffusion.model import load_model
     from splat2d.diffusion.pictures import load_pictures
-    from splat2d.diffusion.splatset import BuildConfig, build, floor_psnr, save_splats
+    from splat2d.diffusion.splatset import BuildConfig, build, build_by, floor_psnr, save_splats
     from splat2d.files import check_places
 
     check_places([command.output], command.data, [".safetensors"])
@@ -294,15 +298,20 @@ def _build(command: Build) -> int:
         config = BuildConfig(command.splats, anchor=command.anchor, encoder=EncoderConfig(steps=steps, rate=rate))
     else:
         config = BuildConfig(command.splats, steps, rate, command.anchor)
+    encoder = load_model(command.encoder).encoder if command.encoder else None
+    if command.encoder and not encoder:
+        raise InputError(f"{command.encoder}: has no encoder; its splats, if any, were fitted: take --method fit")
     pictures = load_pictures(command.data, limit=command.limit)
     began = time.perf_counter()
     with _counting(command.quiet) as show:
-        splats = build(
-            pictures,
-            config,
-            device=device,
-            progress=lambda done, total: show(done, total, f"{command.method}  step {done}/{total}"),
-        )
+
+        def told(done: int, total: int) -> None:
+            show(done, total, f"{command.method}  {'picture' if encoder else 'step'} {done}/{total}")
+
+        if encoder:
+            splats = build_by(encoder, pictures, device=device, progress=told)
+        else:
+            splats = build(pictures, config, device=device, progress=told)
     seconds = time.perf_counter() - began
     save_splats(command.output, splats)
     height, width, channels = pictures.size
@@ -313,7 +322,7 @@ def _build(command: Build) -> int:
         "width": width,
         "height": height,
         "channels": channels,
-        "splats": config.splats,
+        "splats": splats.config.splats,
         "floor_train": floor_psnr(splats, False, device),
         "floor_test": floor_psnr(splats, True, device),
         "seconds": seconds,
@@ -329,10 +338,10 @@ def _build(command: Build) -> int:
         {
             "pictures": f"{report['train']} to train on, {report['test']} to test on, {width}x{height} pixels, "
             f"{channels} channels, {len(pictures.names) or 'no'} classes",
-            "splats": f"{config.splats} of each picture",
+            "splats": f"{splats.config.splats} of each picture",
             "floor": f"{report['floor_train']:.2f} dB (train), {report['floor_test']:.2f} dB (test): "
             "mean PSNR of the splats",
-            "time": f"{seconds:.1f} s, {steps} steps, {report['device']}",
+            "time": f"{seconds:.1f} s, {'encoder given' if encoder else f'{steps} steps'}, {report['device']}",
             str(command.output): f"{report['bytes']} bytes",
             "next": str(report["next"]),
         }

@@ -136,6 +136,32 @@ def _encoded(
     return SplatSet(layout, pictures, tokens, config, encoder.cpu())
 
 
+def build_by(
+    encoder: Encoder,
+    pictures: Pictures,
+    *,
+    device: torch.device | str = "cpu",
+    progress: Callable[[int, int], None] | None = None,
+) -> SplatSet:
+    """The set by an encoder that is there. progress is told how many of how many pictures are done. Raises InputError.
+
+    A model learns from it, or is judged by it, as from the set that the encoder was trained for.
+    """
+    layout = encoder.layout
+    if pictures.size != (layout.height, layout.width, layout.channels):
+        height, width, channels = pictures.size
+        wanted = f"{layout.width}x{layout.height} pixels and {layout.channels} channels"
+        raise InputError(f"encoder: is for pictures of {wanted}, these have {width}x{height} and {channels}")
+
+    def told(done: int) -> None:
+        if progress:
+            progress(done, len(pictures))
+
+    tokens = encoded(encoder.to(device), torch.from_numpy(pictures.images), told).half().cpu()
+    config = BuildConfig(layout.count, encoder=encoder.config)
+    return SplatSet(layout, pictures, tokens, config, encoder.cpu())
+
+
 def fit_tokens(
     images: Tensor,
     layout: SplatLayout,
