@@ -119,6 +119,10 @@ def power(value: float) -> Variant:
     return constants(fitting, draw_power=lambda pixels_per_splat: value)
 
 
+def former_power(pixels_per_splat: float) -> float:
+    return float(np.clip(math.log2(pixels_per_splat) - 1.5, 1, 3))
+
+
 VARIANTS: dict[str, Variant] = {
     SHIPPED: ExitStack,
     "growth: none": recipe(start=1.0),
@@ -127,13 +131,14 @@ VARIANTS: dict[str, Variant] = {
     "growth: from 3 %": recipe(start=0.03),
     "growth: half as many events": recipe(growths=6),
     "growth: 30 events": recipe(growths=30),
-    "growth: until 25 % of the steps": recipe(growth_end=0.25),
+    "growth: until 45 % of the steps": recipe(growth_end=0.45),
     "growth: until 65 % of the steps": recipe(growth_end=0.65),
     "draw: error": power(1.0),
     "draw: error^2": power(2.0),
     "draw: error^3": power(3.0),
     "draw: error^4": power(4.0),
-    "new splats: 0.35 of the grid": constants(fitting, NEW_SIZE=0.35),
+    "new splats: 0.25 of the grid": constants(fitting, NEW_SIZE=0.25),
+    "new splats: 0.5 of the grid": constants(fitting, NEW_SIZE=0.5),
     "new splats: 0.7 of the grid": constants(fitting, NEW_SIZE=0.7),
     "new splats: at least 0.7 px": constants(fitting, NEW_SIZE_LEAST=0.7),
     "start: uniform": constants(seeding, UNIFORM_SHARE=1.0),
@@ -182,6 +187,10 @@ VARIANTS: dict[str, Variant] = {
     "beyond 0 and 1: a third": constants(fitting, OUTSIDE=0.3),
     "beyond 0 and 1: 3 %": constants(fitting, OUTSIDE=0.03),
     "beyond 0 and 1: free": constants(fitting, OUTSIDE=1e-6),
+    "growth as before: until 45 %, error^3, 0.5 of the grid": both(
+        recipe(growth_end=0.45),
+        constants(fitting, NEW_SIZE=0.5, draw_power=former_power),
+    ),
     "laboratory: as shipped": laboratory(),
     "laboratory: removal by readjusted error": laboratory(worth="readjusted"),
     "laboratory: placed by pursuit": laboratory(place="pursuit", share=0.7),
@@ -228,7 +237,10 @@ VARIANTS: dict[str, Variant] = {
     "steps: 30,000, 240 relocations": recipe(steps=30000, relocations=240),
     "steps: 50,000, 400 relocations": recipe(steps=50000, relocations=400),
     "everything: as before these experiments": both(
-        recipe(steps=5000, relocations=40), floor(-0.7), constants(fitting, crowd_factor=lambda pixels_per_splat: 1.0)
+        recipe(steps=5000, relocations=40, growth_end=0.45),
+        floor(-0.7),
+        constants(fitting, crowd_factor=lambda pixels_per_splat: 1.0),
+        constants(fitting, NEW_SIZE=0.5, draw_power=former_power, OUTSIDE=1.0),
     ),
 }
 

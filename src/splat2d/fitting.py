@@ -47,7 +47,7 @@ class Recipe:
 RECIPES: dict[Preset, Recipe] = {
     "fast": Recipe(500, 0.1, 8, 0.45, 10, 0.03, 0.85),
     "balanced": Recipe(1000, 0.1, 8, 0.45, 20, 0.03, 0.85),
-    "best": Recipe(15000, 0.1, 12, 0.45, 120, 0.02, 0.85),
+    "best": Recipe(15000, 0.1, 12, 0.25, 120, 0.02, 0.85),
 }
 RELOCATION_INTERVAL = 20  # least steps between two relocations of a run that is shorter than its preset's,
 LEAST_RELOCATIONS = 10  # unless there would be fewer than this
@@ -61,7 +61,7 @@ DENSE_RATE = 0.3  # least factor of the learning rates for that
 CROWD = 4  # splats per pixel beyond which the learning rates fall further
 THIN = 1 / 9  # of the mean distance of splats: their least standard deviation across the ridge, within limits:
 THINNEST = 0.3  # pixels; the other limit is that of Optimizer
-NEW_SIZE = 0.5  # standard deviation of a grown splat, per mean distance of splats and SIZE
+NEW_SIZE = 0.35  # standard deviation of a grown splat, per mean distance of splats and SIZE
 NEW_SIZE_LEAST = 1.0  # pixels
 
 
@@ -310,8 +310,8 @@ def cosine_rates(steps: int, constant: float = RATE_CONSTANT) -> Floats:
 
 
 def draw_power(pixels_per_splat: float) -> float:
-    """How sharply new splats prefer the largest errors: cubed when splats are scarce, less so when they lie dense."""
-    return float(np.clip(1 + (math.log2(pixels_per_splat) - 2.5), 1, 3))
+    """How sharply new splats prefer the largest errors: to the fourth power when splats are scarce, less when dense."""
+    return float(np.clip(1 + (math.log2(pixels_per_splat) - 2.5), 1, 4))
 
 
 def crowd_factor(pixels_per_splat: float) -> float:
