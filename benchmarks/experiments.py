@@ -26,6 +26,7 @@ import numpy as np
 from drawings import Normalized, Sum, Window
 from laboratory import LabEngine, Methods
 from machine import DATA, describe
+from similarity import ms_ssim
 
 import splat2d
 from splat2d import _cpu, fitting, seeding
@@ -336,40 +337,6 @@ def cropped(image: Floats, size: list[int] | None) -> Floats:
     width, height = size
     y, x = (image.shape[0] - height) // 2, (image.shape[1] - width) // 2
     return np.ascontiguousarray(image[y : y + height, x : x + width])
-
-
-MS_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # of the scales, Wang et al. 2003
-
-
-def ms_ssim(image: Floats, target: Floats) -> float:
-    """Multi-scale SSIM (Wang et al. 2003), of each channel alone: 11 x 11 Gaussian windows of 1.5 pixels, within the
-    picture. Fewer scales where a side is below 176 pixels."""
-    a, b = image.astype(np.float64), target.astype(np.float64)
-    scales = min(len(MS_WEIGHTS), 1 + int(math.log2(min(a.shape[:2]) / 11)))
-    weights = np.array(MS_WEIGHTS[:scales]) / sum(MS_WEIGHTS[:scales])
-    product: Any = 1.0
-    for scale, weight in enumerate(weights):
-        ma, mb = blurred(a), blurred(b)
-        va, vb, cov = blurred(a * a) - ma**2, blurred(b * b) - mb**2, blurred(a * b) - ma * mb
-        quality = (2 * cov + 0.03**2) / (va + vb + 0.03**2)
-        if scale == scales - 1:
-            quality = quality * (2 * ma * mb + 0.01**2) / (ma**2 + mb**2 + 0.01**2)
-        product = product * np.maximum(quality.mean((0, 1)), 0) ** weight
-        height, width = (side // 2 * 2 for side in a.shape[:2])
-        a, b = (
-            (p[0:height:2, 0:width:2] + p[1:height:2, 0:width:2] + p[0:height:2, 1:width:2] + p[1:height:2, 1:width:2])
-            / 4
-            for p in (a, b)
-        )
-    return float(np.mean(product))
-
-
-def blurred(picture: Floats) -> Floats:
-    """By the window of SSIM, where it lies within the picture."""
-    window = np.exp(-0.5 * ((np.arange(11) - 5) / 1.5) ** 2)
-    window /= window.sum()
-    rows = sum(w * picture[k : picture.shape[0] - 10 + k] for k, w in enumerate(window))
-    return sum(w * rows[:, k : rows.shape[1] - 10 + k] for k, w in enumerate(window))
 
 
 def cell(outcomes: list[Outcome], shipped: list[Outcome]) -> str:

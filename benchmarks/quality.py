@@ -11,8 +11,8 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
-from experiments import ms_ssim
 from machine import DATA, describe
+from similarity import ms_ssim
 
 import splat2d
 from splat2d.config import Preset

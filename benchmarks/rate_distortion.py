@@ -26,6 +26,7 @@ from typing import Any
 
 import numpy as np
 from machine import DATA, ROOT, describe
+from similarity import ms_ssim
 
 import splat2d
 from splat2d.codec import decode
@@ -35,9 +36,6 @@ from splat2d.rendering import render_levels
 
 CODECS = {"jpeg420": "JPEG", "webp": "WebP", "jp2k_mct": "JPEG 2000", "avif420": "AVIF"}  # names of kodak_rd.csv
 DECODES = 5  # timed, after one that is not
-SCALE_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # of MS-SSIM; Wang, Simoncelli and Bovik 2003
-TAPS = np.exp(-(np.arange(-5, 6) ** 2) / (2 * 1.5**2))
-TAPS /= TAPS.sum()
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,7 +175,7 @@ def judge(paths: tuple[Path, Path]) -> dict[str, float]:
         "splats": len(decode(data)),
         "psnr": psnr_of_levels(levels, levels_of(reference)),
         "ssim": splat2d.ssim(levels / np.float32(255), reference),
-        "ms_ssim": ms_ssim(levels, levels_of(reference)),
+        "ms_ssim": ms_ssim(levels / 255, levels_of(reference) / 255),
         "decode_ms": statistics.median(milliseconds[1:]),
     }
 
@@ -198,45 +196,6 @@ def psnr_of_levels(levels: np.ndarray, reference: np.ndarray) -> float:
     """dB between two pictures of 8 bits."""
     difference = levels.astype(np.float64) - reference
     return float(10 * np.log10(255**2 / np.mean(difference**2)))
-
-
-def ms_ssim(levels: np.ndarray, reference: np.ndarray) -> float:
-    """Multi-scale SSIM of two pictures of 8 bits [H, W, C], sides of 176 and more: mean over the channels.
-
-    Five scales, each half of the one before by means of 2 x 2 pixels (an odd last row or column is left out); windows
-    of 11 taps, sigma 1.5, that lie within the picture; negative contrast terms count as 0.
-    """
-    x, y = levels.astype(np.float64), reference.astype(np.float64)
-    product = np.ones(x.shape[2])
-    for scale, weight in enumerate(SCALE_WEIGHTS):
-        last = scale == len(SCALE_WEIGHTS) - 1
-        luminance, contrast = ssim_terms(x, y)
-        term = (luminance * contrast if last else contrast).mean(axis=(0, 1))
-        product *= np.maximum(term, 0) ** weight
-        x, y = halved(x), halved(y)
-    return float(product.mean())
-
-
-def ssim_terms(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Luminance, and contrast times structure, of every window; Wang et al. 2004 with K = 0.01, 0.03. [h, w, C]"""
-    c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
-    mean_x, mean_y = blurred(x), blurred(y)
-    variances = blurred(x * x) - mean_x**2 + blurred(y * y) - mean_y**2
-    covariance = blurred(x * y) - mean_x * mean_y
-    luminance = (2 * mean_x * mean_y + c1) / (mean_x**2 + mean_y**2 + c1)
-    return luminance, (2 * covariance + c2) / (variances + c2)
-
-
-def blurred(image: np.ndarray) -> np.ndarray:
-    """Weighted means of windows, down and then across; only where they lie within. [H - 10, W - 10, C]"""
-    height, width = image.shape[0] - len(TAPS) + 1, image.shape[1] - len(TAPS) + 1
-    rows = sum(tap * image[i : i + height] for i, tap in enumerate(TAPS))
-    return sum(tap * rows[:, i : i + width] for i, tap in enumerate(TAPS))
-
-
-def halved(image: np.ndarray) -> np.ndarray:
-    height, width = image.shape[0] // 2, image.shape[1] // 2
-    return image[: 2 * height, : 2 * width].reshape(height, 2, width, 2, -1).mean(axis=(1, 3))
 
 
 def read_codecs(path: Path) -> dict[str, np.ndarray]:
