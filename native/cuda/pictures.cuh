@@ -65,7 +65,8 @@ extern "C" __global__ void __launch_bounds__(kUpdateThreads, 1024 / kUpdateThrea
             d_means[2 * size_t(i) + f] = gradient;
           } else if (f < kGeometry) {
             const size_t at = 3 * size_t(i) + f - 2;
-            d_log_cholesky[at] = past_limit(f, log_cholesky[at]) ? 0.0f : gradient;
+            const float value = log_cholesky[at], limit = limit_of(f);
+            d_log_cholesky[at] = clamp(value, -limit, limit) != value ? 0.0f : gradient;
           } else {
             d_colors[size_t(i) * CHANNELS + f - kGeometry] = gradient;
           }

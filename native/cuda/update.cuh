@@ -184,12 +184,8 @@ __device__ __forceinline__ float gradient_of(const Gradient<float>& by, const fl
                   : color[2];
 }
 
-// Whether the kernels limit this value of field f: then the picture does not change with it.
-__device__ __forceinline__ bool past_limit(int f, float value) {
-  if (f < 2 || f >= kGeometry) return false;
-  const float limit = f == 3 ? float(kShearLimit) : float(kLogLimit);
-  return clamp(value, -limit, limit) != value;
-}
+// Of field f, one of a, b and c: the picture does not change with values beyond.
+__device__ __forceinline__ float limit_of(int f) { return f == 3 ? float(kShearLimit) : float(kLogLimit); }
 
 // Chain rule, Adam and derived values of splat i, by each group of eight lanes; those with `write` keep the result.
 // kTree: boxes of the tree grow with the splat. kCoded: what was drawn, and will be in the next step, has noise.
@@ -214,7 +210,10 @@ __device__ __forceinline__ void finish(int i, bool write, const float4& d, const
     if (f < kFields) {
       const size_t at = size_t(i) * kFields + f;
       float value = params[at], gradient = gradient_at(base, f);
-      if (base == 0 && past_limit(f, value)) gradient = 0;
+      if (base == 0 && f >= 2 && f < kGeometry) {  // in one condition with the next, ptxas spills registers
+        const float limit = limit_of(f);
+        if (clamp(value, -limit, limit) != value) gradient = 0;
+      }
       if constexpr (kCoded)
         gradient = f >= kGeometry     ? gradient * back.scale + back.by_color * value
                    : f == 2 || f == 4 ? gradient + back.by_log
