@@ -10,6 +10,7 @@ import argparse
 import json
 import time
 from dataclasses import asdict, replace
+from operator import itemgetter
 from pathlib import Path
 
 import numpy as np
@@ -124,20 +125,19 @@ def trained_and_judged(splats: SplatSet, tokens: str, options: argparse.Namespac
     judges = train_judges(*real[:2], settings, device=device, folder=options.output / "judges")
     test = judges.features.features(real[2])
     labels = torch.arange(options.samples) % model.network.classes
-    distances: dict[float, float] = {}
-    images, finite, seconds = np.empty(0), 0.0, 0.0
+    tries = []
     for guidance in options.guidance:
         began = time.perf_counter()
         drawn = generate(model, labels, SampleConfig(25, "heun", guidance, seed=options.seed))
         pictures = rendered(model.layout, drawn, device)
-        elapsed = time.perf_counter() - began
-        distances[guidance] = frechet_distance(judges.features.features(pictures), test)
-        if distances[guidance] == min(distances.values()):
-            images, finite, seconds = pictures, float(drawn.isfinite().flatten(1).all(1).float().mean()), elapsed
-    print(json.dumps({"tokens": tokens, "frechet": distances}), flush=True)
+        seconds = time.perf_counter() - began
+        finite = float(drawn.isfinite().flatten(1).all(1).float().mean())
+        distance = frechet_distance(judges.features.features(pictures), test)
+        tries.append((distance, guidance, pictures, finite, seconds))
+        print(json.dumps({"tokens": tokens, "guidance": guidance, "frechet": distance}), flush=True)
+    _, best, images, finite, seconds = min(tries, key=itemgetter(0))
     save_sheet(options.output / f"{tokens}.png", np.ascontiguousarray(images[:100]), 10)
 
-    best = min(distances, key=distances.__getitem__)
     report = evaluate(
         images,
         labels.numpy() if labelled else None,
@@ -148,7 +148,7 @@ def trained_and_judged(splats: SplatSet, tokens: str, options: argparse.Namespac
         judges=judges,
         device=device,
     )
-    tried = ", ".join(f"{distance:.3f} at {guidance:g}" for guidance, distance in distances.items())
+    tried = ", ".join(f"{distance:.3f} at {guidance:g}" for distance, guidance, *_ in tries)
     notes = (
         f"{tokens}, 25 steps of heun, guidance {best:g}: {options.samples} samples in {seconds:.1f} s; FD {tried}",
         f"{config.steps} steps of training in {said['train_seconds']:.0f} s, commit {commit()}",

@@ -10,7 +10,6 @@ it is headless.
 
 from __future__ import annotations
 
-import argparse
 import base64
 import io
 import itertools
@@ -28,10 +27,10 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
-from machine import DATA, ROOT, describe
+from machine import ROOT, describe
 from numpy.typing import NDArray
 from PIL import Image
-from viewer import PATHS, encoded, load_of, row
+from viewer import PATHS, arguments, encoded, load_of, row
 from websockets.sync.client import ClientConnection, connect
 
 import splat2d
@@ -99,7 +98,7 @@ class Firefox:
 
 
 def main() -> None:
-    options = arguments()
+    options = arguments(__doc__)
     data = encoded(options)
     with firefox() as browser:
         print(f"{describe(None, version=options.commit)}; Firefox {browser.version}, llvmpipe; load {load_of()}\n")
@@ -107,16 +106,6 @@ def main() -> None:
         for name in FILES:
             pictures(browser, name)
         decoding(browser, data, options.rounds)
-
-
-def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--picture", type=int, default=5, help="number of a Kodak photo")
-    parser.add_argument("--rate", type=float, default=0.3, metavar="BPP")
-    parser.add_argument("--rounds", type=int, default=11)
-    parser.add_argument("--kodak", type=Path, default=DATA / "kodak", help="folder with kodim01.png and so on")
-    parser.add_argument("--commit", help="to be named where there is no repository")
-    return parser.parse_args()
 
 
 @contextmanager

@@ -81,7 +81,7 @@ return { taken: taken.slice(1), busy: busy.slice(1), calls: calls / taken.length
 
 
 def main() -> None:
-    options = arguments()
+    options = arguments(__doc__)
     data = encoded(options)
     chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     with sync_playwright() as start, viewing.serving("a.s2d", data=data) as url:
@@ -92,8 +92,8 @@ def main() -> None:
         browser.close()
 
 
-def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def arguments(description: str | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--picture", type=int, default=5, help="number of a Kodak photo")
     parser.add_argument("--rate", type=float, default=0.3, metavar="BPP")
     parser.add_argument("--rounds", type=int, default=11)

@@ -98,7 +98,7 @@ class Train:
     heads: Number = 4
     """Its attention heads."""
     group: Number = 1
-    """Slots a side of the square that it sees as one token: 2 is some three times as fast as 1."""
+    """Slots a side of the square that it sees as one token: with 2 it has a quarter as many to work on."""
     prediction: Literal["x", "v"] = "v"
     """What it puts out: clean tokens, or the velocity."""
     steps: Number = 20_000

@@ -122,13 +122,11 @@ class PatchLayout:
 
     def tokens(self, pictures: Tensor) -> Tensor:
         """Tokens [..., N, F] of pictures [..., H, W, C]."""
-        squares = pictures.unflatten(-3, (self.rows, self.patch)).unflatten(-2, (self.columns, self.patch))
-        return squares.transpose(-4, -3).flatten(-3).flatten(-3, -2)
+        return squares(pictures, self.patch)
 
     def pictures(self, tokens: Tensor) -> Tensor:
         """The inverse: [..., H, W, C]."""
-        squares = tokens.unflatten(-1, (self.patch, self.patch, self.channels)).unflatten(-4, (self.rows, self.columns))
-        return squares.transpose(-4, -3).flatten(-3, -2).flatten(-4, -3).nan_to_num()
+        return joined(tokens, self.rows, self.columns, self.patch).nan_to_num()
 
     def flipped(self, tokens: Tensor) -> Tensor:
         """The tokens of the pictures mirrored left to right."""
@@ -136,6 +134,19 @@ class PatchLayout:
 
 
 Layout = SplatLayout | PatchLayout
+
+
+def squares(grid: Tensor, side: int) -> Tensor:
+    """A grid [..., H, W, C] in squares, row by row: [..., H W / side^2, side^2 C]."""
+    height, width = grid.shape[-3:-1]
+    parts = grid.unflatten(-3, (height // side, side)).unflatten(-2, (width // side, side))
+    return parts.transpose(-4, -3).flatten(-3).flatten(-3, -2)
+
+
+def joined(tokens: Tensor, rows: int, columns: int, side: int) -> Tensor:
+    """The inverse, of so many rows and columns of squares."""
+    parts = tokens.unflatten(-1, (side, side, -1)).unflatten(-4, (rows, columns))
+    return parts.transpose(-4, -3).flatten(-3, -2).flatten(-4, -3)
 
 
 def grid_for(count: int, height: int, width: int) -> tuple[int, int]:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from splat2d.diffusion.layouts import Layout
+from splat2d.diffusion.layouts import Layout, joined, squares
 
 FREQUENCIES = 128  # of the embedding of time
 
@@ -57,7 +57,7 @@ class Denoiser(nn.Module):
         """layout: of the tokens, whose rows and columns group divides; classes without the empty one, the last."""
         super().__init__()
         self.config, self.classes = config, classes
-        self.rows, self.columns = layout.rows // config.group, layout.columns // config.group  # of groups
+        self.rows, self.columns = layout.rows, layout.columns
         width, together = config.width, config.group**2 * layout.fields
         self.enter = nn.Linear(together, width)
         if config.slots:
@@ -97,15 +97,12 @@ class Denoiser(nn.Module):
 
     def _grouped(self, x: Tensor) -> Tensor:
         """[..., N, F] -> [..., N / group^2, group^2 F], the squares row by row."""
-        side = self.config.group
-        squares = x.unflatten(-2, (self.rows, side, self.columns, side)).transpose(-4, -3)
-        return squares.flatten(-3).flatten(-3, -2)
+        return squares(x.unflatten(-2, (self.rows, self.columns)), self.config.group)
 
     def _apart(self, h: Tensor) -> Tensor:
         """The inverse."""
         side = self.config.group
-        squares = h.unflatten(-1, (side, side, -1)).unflatten(-4, (self.rows, self.columns))
-        return squares.transpose(-4, -3).flatten(-5, -2)
+        return joined(h, self.rows // side, self.columns // side, side).flatten(-3, -2)
 
 
 def _modulated(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:

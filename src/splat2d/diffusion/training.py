@@ -128,11 +128,9 @@ def _check(config: TrainConfig, splats: SplatSet) -> None:
     layout = splats.layout
     if config.tokens == "pixels" and (layout.width % config.patch or layout.height % config.patch):
         raise InputError(f"patch: {config.patch} pixels do not divide {layout.width}x{layout.height}")
-    rows, columns = layout.rows, layout.columns
-    if config.tokens == "pixels":
-        rows, columns = layout.height // config.patch, layout.width // config.patch
-    if rows % network.group or columns % network.group:
-        raise InputError(f"group: squares of {network.group} do not divide {columns}x{rows} tokens")
+    grid = token_layout(splats, config)
+    if grid.rows % network.group or grid.columns % network.group:
+        raise InputError(f"group: squares of {network.group} do not divide {grid.columns}x{grid.rows} tokens")
     if network.group > 1 and not network.slots:
         raise InputError("group: a set of tokens has no squares; leave it at 1")
     if config.tokens == "pixels" and config.render:
@@ -230,12 +228,15 @@ def _train(
                 yield event
 
 
+def token_layout(splats: SplatSet, config: TrainConfig) -> Layout:
+    """How the pictures of a set are laid out for a training."""
+    return splats.layout if config.tokens == "splats" else PatchLayout(*splats.pictures.size, config.patch)
+
+
 def training_tokens(splats: SplatSet, config: TrainConfig, images: Tensor) -> tuple[Layout, Tensor, Tensor, Tensor]:
     """Layout, whitened tokens [n, N, F] of the pictures images [n, H, W, C] to train on, and their statistics [F]."""
-    layout: Layout = splats.layout
-    if config.tokens == "pixels":
-        height, width, channels = splats.pictures.size
-        layout = PatchLayout(height, width, channels, config.patch)
+    layout = token_layout(splats, config)
+    if isinstance(layout, PatchLayout):
         tokens = layout.tokens(images.cpu().float() / 255)
     else:
         tokens = splats.tokens[torch.from_numpy(splats.part(False))].float()
