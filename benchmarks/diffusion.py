@@ -47,7 +47,9 @@ def main() -> None:
     parser.add_argument("--encoder-steps", type=int, default=EncoderConfig().steps)
     parser.add_argument("--encoder", type=Path, help="a model whose encoder to take, instead of training one")
     parser.add_argument("--fit", action="store_true", help="fit each picture instead of encoding it")
+    parser.add_argument("--width", type=int, default=NetworkConfig().width)
     parser.add_argument("--depth", type=int, default=NetworkConfig().depth)
+    parser.add_argument("--heads", type=int, default=NetworkConfig().heads)
     parser.add_argument("--group", type=int, default=NetworkConfig().group, help="of slots; patches stay alone")
     parser.add_argument("--batch", type=int, default=TrainConfig().batch)
     parser.add_argument("--rate", type=float, default=TrainConfig().rate)
@@ -93,10 +95,12 @@ def the_set(options: argparse.Namespace) -> SplatSet:
 
 def trained_and_judged(splats: SplatSet, tokens: str, options: argparse.Namespace) -> None:
     device, folder = options.device, options.output / tokens
+    group = options.group if tokens == "splats" else 1
+    network = NetworkConfig(options.width, options.depth, options.heads, group=group)
     config = TrainConfig(
         tokens=tokens,
         patch=options.patch,
-        network=NetworkConfig(depth=options.depth, group=options.group if tokens == "splats" else 1),
+        network=network,
         batch=options.batch,
         rate=options.rate,
         render=options.render if tokens == "splats" else 0.0,

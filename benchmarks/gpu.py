@@ -27,7 +27,7 @@ from splat2d.bench import small_pictures
 from splat2d.config import Loss
 from splat2d.engine import Coding, Optimizer
 from splat2d.engine.cuda import CudaEngine, CudaSession
-from splat2d.fitting import FitResult, fit
+from splat2d.fitting import OUTSIDE, FitResult, fit
 
 ROUNDS = 15
 COPIES = 20  # of a kernel in a graph
@@ -94,6 +94,11 @@ def compare(name: str, floor: Floor, launch: float, measured: float) -> None:
     )
 
 
+def session_for(engine: CudaEngine, image: np.ndarray, background: np.ndarray, loss: Loss) -> CudaSession:
+    """A session as fit() has it."""
+    return engine.start(image, background, loss, Optimizer(), None, OUTSIDE)
+
+
 def kernel_times(session: CudaSession, build: Callable[[object], None]) -> np.ndarray:
     """Seconds of what build(stream) launches, in a graph, a value per round."""
     gpu = session._gpu
@@ -105,7 +110,7 @@ def kernels(engine: CudaEngine, image: np.ndarray, result: FitResult) -> None:
     gpu = engine._gpu
     splats = result.splats
     height, width, channels = image.shape
-    session, similar = (CudaSession(gpu, image, splats.background, loss, Optimizer()) for loss in (Loss(), MIX))
+    session, similar = (session_for(engine, image, splats.background, loss) for loss in (Loss(), MIX))
     session.set_splats(splats.means, splats.log_cholesky, splats.colors)
     session.sort()
     similar.set_splats(*session.get_splats())
@@ -157,7 +162,7 @@ def profiled(engine: CudaEngine, image: np.ndarray, result: FitResult) -> None:
     """A step of each kind for a profiler that waits for cuProfilerStart()."""
     splats = result.splats
     for loss, coding in ((Loss(), None), (Loss(), Coding(0.02, 1e-4, 0)), (MIX, None)):
-        session = CudaSession(engine._gpu, image, splats.background, loss, Optimizer())
+        session = session_for(engine, image, splats.background, loss)
         session.set_splats(splats.means, splats.log_cholesky, splats.colors)
         session.sort()
         hold = np.zeros(1, np.float32)
@@ -198,7 +203,7 @@ def large(engine: CudaEngine, image: np.ndarray, count: int) -> None:
     log_cholesky[:, [0, 2]] = np.log(0.6 * np.sqrt(width * height / count))
     colors = rng.normal(0, 0.1, (count, 3)).astype(np.float32)
     (before, _) = driver.cuMemGetInfo()[1:]
-    session = CudaSession(engine._gpu, image, np.zeros(3, np.float32), Loss(), Optimizer())
+    session = session_for(engine, image, np.zeros(3, np.float32), Loss())
     tenth = slice(0, count // 10)  # as in a fit, which begins with a tenth of its splats and grows
     session.set_splats(means[tenth], log_cholesky[tenth], colors[tenth])
     session.grow(count - count // 10, 1.0, 3.0, 0)
