@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from splat2d import FitConfig, InputError, fit, fit_steps, fitting, psnr, render, ssim
 from splat2d.engine import Optimizer
-from splat2d.fitting import THINNEST, crowd_factor, log_thinnest
+from splat2d.fitting import RECIPES, THINNEST, crowd_factor, log_thinnest, relocations_in
 
 ONE_CORE = {"preset": "fast", "threads": 1}  # so that a busy machine is no slower than its cores
 FAST = {**ONE_CORE, "steps": 100}
@@ -122,6 +122,13 @@ def test_the_limits_follow_the_density():
     assert rates == sorted(rates)
     assert rates[-2:] == [1, 1]
     assert crowd_factor(0.01) < rates[0] < 0.5
+
+
+def test_longer_fits_relocate_oftener():
+    recipe = RECIPES["best"]
+    share = recipe.relocation_end - recipe.growth_end
+    often = [relocations_in(recipe, steps, share) for steps in (100, 1000, 15_000, 30_000)]
+    assert often == [10, 30, 120, 240]
 
 
 @pytest.mark.parametrize("factor", [1024, -4, 0.1, 0.001])

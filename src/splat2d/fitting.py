@@ -314,9 +314,10 @@ def draw_power(pixels_per_splat: float) -> float:
     return float(np.clip(1 + (math.log2(pixels_per_splat) - 2.5), 1, 4))
 
 
-def relocations_in(recipe: Recipe, steps: float) -> int:
-    """How often to relocate within so many steps."""
-    return min(recipe.relocations, max(LEAST_RELOCATIONS, round(steps / RELOCATION_INTERVAL)))
+def relocations_in(recipe: Recipe, steps: int, share: float) -> int:
+    """How often to relocate within a share of so many steps: oftener than the preset where there are more of them."""
+    most = round(recipe.relocations * max(1.0, steps / recipe.steps))
+    return min(most, max(LEAST_RELOCATIONS, round(share * steps / RELOCATION_INTERVAL)))
 
 
 def crowd_factor(pixels_per_splat: float) -> float:
@@ -342,7 +343,7 @@ def _fit_count(run: _Run, recipe: Recipe, steps: int, count: int) -> Iterator[Pr
     for k in range(1, recipe.growths + 1):
         targets[round(k / recipe.growths * recipe.growth_end * steps)] = start + (count - start) * k // recipe.growths
     window = recipe.relocation_end - recipe.growth_end
-    most = relocations_in(recipe, window * steps)
+    most = relocations_in(recipe, steps, window)
     relocations = {round((recipe.growth_end + window * k / most) * steps) for k in range(1, most + 1)}
     events = sorted({step for step in targets.keys() | relocations if step < steps})
 
@@ -406,7 +407,7 @@ def _anneal(run: _Run, recipe: Recipe, rates: Floats) -> Iterator[Progress]:
     count = run.session.count
     power = draw_power(run.width * run.height / count)
     sigma = max(NEW_SIZE_LEAST, NEW_SIZE * SIZE * spacing(run, count))
-    most = relocations_in(recipe, len(rates) / 2)
+    most = relocations_in(recipe, len(rates), 0.5)
     bounds = [round(len(rates) / 2 * k / most) for k in range(most + 1)]
     for first, last in pairwise(bounds):
         if last > first:
