@@ -26,6 +26,7 @@ AROUND = 3  # points a side, around each slot, where features of the picture are
 BOUND = 4.0  # of what one pass may change, in the units of tokens
 ENCODED_AT_ONCE = 1 << 23  # pixels of the pictures encoded together: bounds the memory of a GPU
 ENCODED_AT_ONCE_ON_CPU = 1 << 21
+SETTLING_RATE = 0.2  # half of what would still be stable on clothes
 SURVEYED = 4096  # pictures that the deviations of fields are found from
 PREFIX = "encoder."  # of its tensors in files
 
@@ -43,8 +44,7 @@ class EncoderConfig:
     batch: int = 512
     rate: float = 1e-3
     noise: float = 0.1  # added to whitened tokens in training: splats that look the same in spite of small errors
-    pull: float = 0.0005  # weight of squared whitened distances from the network's answer, in settling
-    settling: int = 200  # steps of that
+    settling: int = 220  # steps of gradient descent from the network's answer
 
 
 class Encoder(nn.Module):
@@ -75,17 +75,19 @@ class Encoder(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """images [B, H, W, C] of 0..1 -> tokens [B, N, F]"""
-        answer = self.refine(images)[-1].detach()
-        with torch.enable_grad():
-            tokens = answer.clone().requires_grad_()
-            optimizer = torch.optim.Adam([tokens], betas=(0.9, 0.99))
-            for step in range(self.config.settling):
-                optimizer.param_groups[0]["lr"] = 0.01 * (1 + math.cos(math.pi * step / self.config.settling))
-                optimizer.zero_grad()
-                error = (self.layout.pictures(tokens) - images).square().sum()
-                (error + self.config.pull * ((tokens - answer) / self.spread).square().sum()).backward()
-                optimizer.step()
-        return tokens.detach()
+        return self._settled(images, self.refine(images)[-1].detach())
+
+    def _settled(self, images: Tensor, answer: Tensor) -> Tensor:
+        """Nesterov's gradient descent on the squared error, in units of each field's deviation."""
+        rate = SETTLING_RATE / (self.layout.sigma**2 * self.layout.channels)  # the error's curvature grows with both
+        now = before = torch.zeros_like(answer)
+        for step in range(self.config.settling):
+            with torch.enable_grad():
+                ahead = (now + step / (step + 3) * (now - before)).requires_grad_()
+                error = (self.layout.pictures(answer + self.spread * ahead) - images).square().sum()
+                (slope,) = torch.autograd.grad(error, ahead)
+            now, before = ahead.detach() - rate * slope, now
+        return answer + self.spread * now
 
     def refine(self, images: Tensor) -> list[Tensor]:
         """The tokens after each pass. Gradients do not reach from one pass into those before."""
@@ -231,7 +233,7 @@ def check(config: EncoderConfig) -> None:
         raise InputError(f"width: must be a multiple of the heads, {config.heads}, got {config.width}")
     if not 0 < config.rate < math.inf:
         raise InputError(f"rate: must be above 0, got {config.rate}")
-    for name in ("noise", "pull", "settling"):
+    for name in ("noise", "settling"):
         if not 0 <= getattr(config, name) < math.inf:
             raise InputError(f"{name}: must be at least 0 and finite, got {getattr(config, name)}")
 
