@@ -33,6 +33,7 @@ from splat2d.diffusion.splatset import (
     load_splats,
     rendered,
     save_splats,
+    some_of,
 )
 from splat2d.diffusion.training import MODEL, TrainConfig, train
 
@@ -53,7 +54,8 @@ def main() -> None:
     parser.add_argument("--group", type=int, default=NetworkConfig().group, help="of slots; patches stay alone")
     parser.add_argument("--batch", type=int, default=TrainConfig().batch)
     parser.add_argument("--rate", type=float, default=TrainConfig().rate)
-    parser.add_argument("--render", type=float, default=0.0)
+    parser.add_argument("--middle", type=float, default=TrainConfig().middle)
+    parser.add_argument("--render", type=float, default=TrainConfig().render, help="of splats")
     parser.add_argument("--flip", action="store_true")
     parser.add_argument("--patch", type=int, default=4)
     parser.add_argument("--guidance", type=float, nargs="*", default=[1.0, 1.25, 1.5, 2.0])
@@ -103,6 +105,7 @@ def trained_and_judged(splats: SplatSet, tokens: str, options: argparse.Namespac
         network=network,
         batch=options.batch,
         rate=options.rate,
+        middle=options.middle,
         render=options.render if tokens == "splats" else 0.0,
         flip=options.flip,
         seed=options.seed,
@@ -146,7 +149,8 @@ def trained_and_judged(splats: SplatSet, tokens: str, options: argparse.Namespac
         images,
         labels.numpy() if labelled else None,
         *real,
-        floor=rendered(splats.layout, splats.tokens[torch.from_numpy(held_out)], device),
+        floor=rendered(splats.layout, splats.tokens[held_out], device),
+        fitted=rendered(splats.layout, splats.tokens[some_of(known, options.samples, options.seed)], device),
         finite=finite,
         config=settings,
         judges=judges,

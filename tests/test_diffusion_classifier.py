@@ -187,15 +187,17 @@ def report(digits, judges):
     noise = np.random.default_rng(1).integers(-9, 10, (500, *digits[0].shape[1:]))
     samples = (digits[0][:500] + noise).clip(0, 255).astype(np.uint8)
     floor = (digits[2] // 16 * 16).astype(np.uint8)
-    settings = {"config": EvaluationConfig.compact(), "judges": judges, "floor": floor, "finite": 1.0}
+    fitted = (digits[0][:400] // 16 * 16).astype(np.uint8)
+    settings = {"config": EvaluationConfig.compact(), "judges": judges, "floor": floor, "fitted": fitted, "finite": 1.0}
     return evaluate(samples, digits[1][:500], *digits, **settings)
 
 
 def test_rows_bracket_the_samples(report):
-    assert [row.name for row in report.rows] == ["samples", "train", "floor", "mean picture"]
-    assert [row.count for row in report.rows] == [500, 500, 597, 500]
-    samples, train, floor, mean = report.rows
-    assert max(samples.frechet, train.frechet, floor.frechet) < 0.2 * mean.frechet
+    assert [row.name for row in report.rows] == ["samples", "train", "fitted train", "floor", "mean picture"]
+    assert [row.count for row in report.rows] == [500, 500, 400, 597, 500]
+    samples, train, fitted, floor, mean = report.rows
+    assert max(samples.frechet, train.frechet, fitted.frechet) < 0.2 * mean.frechet
+    assert floor.frechet < fitted.frechet and train.frechet < fitted.frechet
     assert max(samples.kernel, train.kernel, floor.kernel) < 0.2 * mean.kernel
     assert mean.recall == 0 and train.recall > 0.7 and train.coverage > 0.7
     assert report.floor_share == floor.frechet / samples.frechet
@@ -275,6 +277,7 @@ def test_sets_that_do_not_go_together(digits):
         ({"generated_labels": labels[:20] + 9}, "samples: labels must be 0 to 9"),
         ({"floor": test[:50]}, "floor: expected a render of each of the 597 test pictures, got 50"),
         ({"floor": test / 255}, "floor: expected .* got float64"),
+        ({"fitted": train[:9]}, "fitted: 9 pictures are too few"),
     ):
         with pytest.raises(InputError, match=message):
             evaluate(**{**good, **changes})

@@ -232,7 +232,7 @@ def test_evaluate_reports(made, tmp_path, capsys, monkeypatch):
     options = ["--samples", 40, "--steps", 2, "--judges", tmp_path / "judges", "-o", tmp_path / "report.json"]
     report = run_json(capsys, *command, *options)
     assert {row["name"]: row["count"] for row in report["rows"]} == {
-        **{"samples": 40, "train": 40, "floor": 60, "mean picture": 40},
+        **{"samples": 40, "train": 40, "fitted train": 40, "floor": 60, "mean picture": 40},
     }
     assert report["finite"] == 1 and report["train_count"] == 200 and report["test_count"] == 60
     assert any(
@@ -425,7 +425,7 @@ def test_defaults_are_those_of_the_configurations(needed):
 
     pairs = (
         (diffusion_cli.Build, (BuildConfig(),), {"steps", "rate", "encoder"}),
-        (diffusion_cli.Train, (TrainConfig(), NetworkConfig()), {"network", "warmup", "decay", "render_from", "slots"}),
+        (diffusion_cli.Train, (TrainConfig(), NetworkConfig()), {"network", "warmup", "decay", "slots"}),
         (diffusion_cli.Sample, (SampleConfig(),), set()),
         (diffusion_cli.Evaluate, (SampleConfig(),), set()),
     )

@@ -177,6 +177,25 @@ def test_kinds_of_training(digit_splats, tmp_path, changes):
     assert tokens.isfinite().all() and made.layout.pictures(tokens).shape == (4, 8, 8, 1)
 
 
+def test_what_a_training_dwells_on_it_does_better(digit_splats, tmp_path):
+    """Little noise, or what pictures show of the error."""
+    part = torch.from_numpy(digit_splats.part(True))[:60]
+    labels = torch.from_numpy(digit_splats.pictures.labels)[part]
+
+    def error(t, **changes):
+        folder = tmp_path / repr(changes)
+        [*train(digit_splats, replace(TINY, steps=200, **changes), folder)]  # the second time it is done
+        made = load_model(folder / "model.safetensors")
+        x = made.whitened(digit_splats.tokens[part].float())
+        noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(0))
+        clean = made.clean(t * x + (1 - t) * noise, torch.full((60,), t), labels)
+        shown, wanted = (made.layout.pictures(made.tokens(tokens)) for tokens in (clean, x))
+        return float((shown - wanted).square().mean())
+
+    assert error(0.95, middle=1.5) < 0.9 * error(0.95, middle=-1.5)
+    assert error(0.8, middle=1.5, render=20.0) < 0.9 * error(0.8, middle=1.5)
+
+
 def test_pictures_without_labels(digit_pictures, tmp_path):
     few = Pictures(digit_pictures.images[1190:1210], np.zeros(20, int), digit_pictures.test[1190:1210], ())
     splats = build(few, BuildConfig(splats=4, steps=2))
@@ -221,6 +240,7 @@ def test_samples_look_like_their_class(digit_pictures, digit_splats, tmp_path):
         ({"average": 1.0}, "average: must be at least 0 and below 1"),
         ({"drop": -0.1}, "drop: must be at least 0 and below 1"),
         ({"rate": float("nan")}, "rate: must be at least 0 and finite"),
+        ({"middle": float("inf")}, "middle: must be finite"),
         ({"seed": -1}, "seed: must be 0 to 2147483647"),
     ],
 )

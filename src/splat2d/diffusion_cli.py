@@ -113,8 +113,10 @@ class Train:
     """Share of pictures whose class is hidden, for guidance."""
     flip: Annotated[bool, arg(help_behavior_hint="")] = False
     """Mirror half of the pictures left to right."""
+    middle: Value = 0.0
+    """Mean of the logit of the time t, from noise at 0 to data at 1: above 0, more steps see little noise."""
     render: Value = 0.0
-    """Weight of the error of rendered pictures, where little noise is left."""
+    """Weight of the error as pictures show it, where little noise is left."""
     seed: Number = 0
     """The same seed gives the same model on the same device."""
     report_every: Number = 100
@@ -358,7 +360,8 @@ def _train(command: Train) -> int:
     # Started by accelerate or torchrun, there are several of this process, of which one speaks.
     processes, speaks = int(os.environ.get("WORLD_SIZE", "1")), os.environ.get("RANK", "0") == "0"
     device = chosen(command.device)
-    same = ("tokens", "patch", "prediction", "steps", "batch", "rate", "average", "drop", "flip", "render", "seed")
+    same = ["tokens", "patch", "prediction", "steps", "batch", "rate"]
+    same += ["average", "drop", "flip", "middle", "render", "seed"]
     config = TrainConfig(
         network=NetworkConfig(command.width, command.depth, command.heads, group=command.group),
         **{name: getattr(command, name) for name in same},
@@ -555,7 +558,7 @@ def _evaluate(command: Evaluate) -> int:
     from splat2d.diffusion.evaluation import LEAST, EvaluationConfig, evaluate, train_judges
     from splat2d.diffusion.model import SampleConfig, check_same, generate, load_model
     from splat2d.diffusion.samples import labels_for
-    from splat2d.diffusion.splatset import load_splats, rendered
+    from splat2d.diffusion.splatset import load_splats, rendered, some_of
     from splat2d.files import check_places
 
     if command.samples < LEAST:
@@ -590,6 +593,7 @@ def _evaluate(command: Evaluate) -> int:
             labels.numpy() if known else None,
             *real,
             floor=rendered(splats.layout, splats.tokens[test], device),
+            fitted=rendered(splats.layout, splats.tokens[some_of(train, len(labels), command.seed)], device),
             finite=float(tokens.isfinite().flatten(1).all(1).float().mean()),
             config=settings,
             judges=judges,

@@ -249,6 +249,7 @@ def evaluate(
     test_labels: Labels | None,
     *,
     floor: Images | None = None,
+    fitted: Images | None = None,
     finite: float | None = None,
     config: EvaluationConfig | None = None,
     judges: Judges | None = None,
@@ -257,13 +258,15 @@ def evaluate(
 ) -> Report:
     """Judges generated pictures uint8 [n, H, W, C] with labels [n]. Raises InputError.
 
-    `floor`: renders of the fitted test pictures, in their order. `finite`: the share of samples that had only finite
-    numbers, which bytes no longer tell. `judges`: nets of train_judges(), trained here unless given. Without labels of
-    the real pictures, distances are taken in the features of a net of random weights; a note in the report says so.
+    `floor`: renders of the fitted test pictures, in their order. `fitted`: renders of fitted training pictures, best as
+    many as there are samples: the like of them a model would draw that had learned its set perfectly. `finite`: the
+    share of samples that had only finite numbers, which bytes no longer tell. `judges`: nets of train_judges(), trained
+    here unless given. Without labels of the real pictures, distances are taken in the features of a net of random
+    weights; a note in the report says so.
     """
     start = time.perf_counter()
     config, device = config or EvaluationConfig(), torch.device(device)
-    _check((generated, generated_labels), (train, train_labels), (test, test_labels), floor)
+    _check((generated, generated_labels), (train, train_labels), (test, test_labels), floor, fitted)
     judges = judges or train_judges(train, train_labels, config, device=device, seed=seed)
     seconds_judges = time.perf_counter() - start
 
@@ -271,6 +274,7 @@ def evaluate(
     chosen = np.random.default_rng(seed).permutation(len(train))[: len(generated)]
     mean = np.rint(train.mean(axis=0, keepdims=True)).astype(np.uint8).repeat(len(generated), axis=0)
     judged = {"samples": generated, "train": train[chosen]}
+    judged |= {} if fitted is None else {"fitted train": fitted}
     judged |= {} if floor is None else {"floor": floor}
     judged |= {"mean picture": mean}
     features = _features(judges.features, judged | {"all train": train, "test": test}, device)
@@ -373,13 +377,14 @@ def _kept(
     return net
 
 
-def _check(generated: Labelled, train: Labelled, test: Labelled, floor: Images | None) -> None:
+def _check(generated: Labelled, train: Labelled, test: Labelled, floor: Images | None, fitted: Images | None) -> None:
     """Raises InputError unless all sets have pictures of one shape, enough of them, and labels that go with them."""
     if (train[1] is None) != (test[1] is None):
         raise InputError("labels: give those of training and of test pictures, or neither")
     classes = None if train[1] is None else int(train[1].max(initial=0)) + 1
     sets = {"samples": generated, "train": train, "test": test}
-    for name, (images, labels) in (sets if floor is None else {**sets, "floor": (floor, None)}).items():
+    sets |= {name: (images, None) for name, images in (("floor", floor), ("fitted", fitted)) if images is not None}
+    for name, (images, labels) in sets.items():
         if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != train[0].shape[1:]:
             got = f"{images.dtype} {images.shape}"
             raise InputError(f"{name}: expected pictures uint8 [n, H, W, C] like those of training, got {got}")

@@ -51,8 +51,8 @@ class TrainConfig:
     average: float = 0.9995  # EMA of the weights
     drop: float = 0.1  # of labels, for classifier-free guidance
     flip: bool = False  # mirror half of the pictures
-    render: float = 0.0  # weight of the squared error of rendered pictures, where t > render_from
-    render_from: float = 0.6
+    middle: float = 0.0  # mean of the logit of t, whose deviation is 1: the higher, the less noise (Esser et al. 2024)
+    render: float = 0.0  # weight of the error of the velocity as pictures show it, where little noise is left
     seed: int = 0
 
 
@@ -121,6 +121,8 @@ def _check(config: TrainConfig, splats: SplatSet) -> None:
     for name in ("rate", "render"):
         if not 0 <= getattr(config, name) < math.inf:
             raise InputError(f"{name}: must be at least 0 and finite, got {getattr(config, name)}")
+    if not math.isfinite(config.middle):
+        raise InputError(f"middle: must be finite, got {config.middle}")
     if not 0 <= config.seed < LARGEST_SEED:
         raise InputError(f"seed: must be 0 to {LARGEST_SEED - 1}, got {config.seed}")
     if network.width % (2 * network.heads):
@@ -166,9 +168,8 @@ def _train(
 ) -> Iterator[TrainEvent]:
     device = workers.device
     part = torch.from_numpy(splats.part(False))
-    images = torch.from_numpy(splats.pictures.images)[part].to(device)
     labels = torch.from_numpy(splats.pictures.labels)[part].to(device)
-    layout, tokens, mean, deviation = training_tokens(splats, config, images)
+    layout, tokens, mean, deviation = training_tokens(splats, config)
     tokens = tokens.to(device)
 
     classes = max(1, len(splats.pictures.names))
@@ -186,9 +187,9 @@ def _train(
 
     def batch_of(step: int) -> Batch:
         generator.manual_seed((config.seed * 1_000_003 + step) * 64 + workers.rank)
-        return _batch(config, model, tokens, images, labels, share, generator)
+        return _batch(config, model, tokens, labels, share, generator)
 
-    rules = Rules(config.decay, config.render, config.render_from)
+    rules = Rules(config.decay, config.render)
     if device.type == "cuda" and workers.count == 1:
         update: Update = GraphedUpdate(rules, model, network, batch_of(0))
     else:
@@ -233,13 +234,13 @@ def token_layout(splats: SplatSet, config: TrainConfig) -> Layout:
     return splats.layout if config.tokens == "splats" else PatchLayout(*splats.pictures.size, config.patch)
 
 
-def training_tokens(splats: SplatSet, config: TrainConfig, images: Tensor) -> tuple[Layout, Tensor, Tensor, Tensor]:
-    """Layout, whitened tokens [n, N, F] of the pictures images [n, H, W, C] to train on, and their statistics [F]."""
-    layout = token_layout(splats, config)
+def training_tokens(splats: SplatSet, config: TrainConfig) -> tuple[Layout, Tensor, Tensor, Tensor]:
+    """Layout, whitened tokens [n, N, F] of the pictures to train on, and their statistics [F]."""
+    layout, part = token_layout(splats, config), torch.from_numpy(splats.part(False))
     if isinstance(layout, PatchLayout):
-        tokens = layout.tokens(images.cpu().float() / 255)
+        tokens = layout.tokens(torch.from_numpy(splats.pictures.images)[part].float() / 255)
     else:
-        tokens = splats.tokens[torch.from_numpy(splats.part(False))].float()
+        tokens = splats.tokens[part].float()
     mean, deviation = statistics(tokens)
     return layout, (tokens - mean) / deviation, mean, deviation
 
@@ -248,7 +249,6 @@ def _batch(
     config: TrainConfig,
     model: Model,
     tokens: Tensor,
-    images: Tensor,
     labels: Tensor,
     count: int,
     generator: torch.Generator,
@@ -256,17 +256,16 @@ def _batch(
     """Everything random about one step."""
     device = tokens.device
     chosen = torch.randint(len(tokens), (count,), generator=generator, device=device)
-    x, pictures, classes = tokens[chosen], images[chosen].float() / 255, labels[chosen]
-    t = torch.randn(count, generator=generator, device=device).sigmoid()
+    x, classes = tokens[chosen], labels[chosen]
+    t = (config.middle + torch.randn(count, generator=generator, device=device)).sigmoid()
     noise = torch.randn(x.shape, generator=generator, device=device)
     dropped = torch.rand(count, generator=generator, device=device) < config.drop
     if config.flip:
         turned = torch.rand(count, generator=generator, device=device) < 0.5
         mirrored = model.whitened(model.layout.flipped(model.tokens(x)))
         x = torch.where(turned[:, None, None], mirrored, x)
-        pictures = torch.where(turned[:, None, None, None], pictures.flip(2), pictures)
     classes = torch.where(dropped, model.network.classes, classes)
-    return Batch(x, t, noised(x, noise, t), classes, pictures)
+    return Batch(x, t, noised(x, noise, t), classes)
 
 
 def _schedule(step: int, config: TrainConfig) -> float:

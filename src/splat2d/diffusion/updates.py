@@ -8,10 +8,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from splat2d.diffusion.flow import velocity_loss
+from splat2d.diffusion.flow import NEAREST, velocity_loss
 from splat2d.diffusion.graphs import Replayed
 from splat2d.diffusion.model import Model, clean_tokens
 from splat2d.diffusion.network import Denoiser
+
+RENDERED_FROM = (
+    0.5  # earlier a prediction is a mean of many pictures, whose splats show another than the mean of theirs
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +26,6 @@ class Batch:
     t: Tensor  # [B]
     noisy: Tensor  # [B, N, F]
     labels: Tensor  # [B], some of them empty
-    images: Tensor  # [B, H, W, C] of 0..1
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,8 +33,7 @@ class Rules:
     """What an update minimises, and how."""
 
     decay: float  # of weights, AdamW
-    render: float  # weight of the squared error of rendered pictures, where t > render_from
-    render_from: float
+    render: float  # weight of the error that pictures show
 
 
 class Update:
@@ -64,12 +66,12 @@ class Update:
             out = self._whole(batch.noisy, batch.t, batch.labels)
         clean = clean_tokens(self._model.prediction, out.float(), batch.noisy, batch.t)
         loss = velocity_loss(clean, batch.x, batch.t)
-        drawn = _render_loss(self._rules, self._model, clean, batch) if self._rules.render else loss.new_zeros(())
+        shown = _render_loss(self._model, clean, batch) if self._rules.render else loss.new_zeros(())
         self.optimizer.zero_grad(set_to_none=True)
-        (loss + self._rules.render * drawn).backward()
+        (loss + self._rules.render * shown).backward()
         nn.utils.clip_grad_norm_(self._network.parameters(), 1.0)
         self.optimizer.step()
-        return torch.stack([loss.detach(), drawn.detach()])
+        return torch.stack([loss.detach(), shown.detach()])
 
 
 class GraphedUpdate(Update):
@@ -95,12 +97,13 @@ def _tensors(batch: Batch) -> list[Tensor]:
     return [getattr(batch, each.name) for each in fields(batch)]
 
 
-def _render_loss(rules: Rules, model: Model, clean: Tensor, batch: Batch) -> Tensor:
-    """Squared error of what the predicted splats show, summed over pixels per number of a picture's tokens.
+def _render_loss(model: Model, clean: Tensor, batch: Batch) -> Tensor:
+    """The error of the velocity as pictures show it: squared, summed over pixels, per number of a picture's tokens.
 
-    Only where little noise is left: earlier the prediction is a mean of many pictures, whose splats show another
-    picture than the mean of theirs.
+    Errors of neighbouring splats that cancel each other count for nothing here, and those that add up for more.
     """
-    shown = model.layout.pictures(model.tokens(clean))
-    error = (shown - batch.images).square().flatten(1).sum(1) / clean[0].numel()
-    return (error * (batch.t > rules.render_from)).mean()
+    with torch.no_grad():
+        wanted = model.layout.pictures(model.tokens(batch.x))
+    error = (model.layout.pictures(model.tokens(clean)) - wanted).square().flatten(1).sum(1) / clean[0].numel()
+    weight = (1 - batch.t).clamp_min(NEAREST) ** -2  # as in velocity_loss()
+    return (weight * error * (batch.t > RENDERED_FROM)).mean()
