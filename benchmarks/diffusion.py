@@ -47,6 +47,7 @@ def main() -> None:
     parser.add_argument("--splats", type=int, default=100)
     parser.add_argument("--encoder-steps", type=int, default=EncoderConfig().steps)
     parser.add_argument("--encoder", type=Path, help="a model whose encoder to take, instead of training one")
+    parser.add_argument("--settling", type=int, default=EncoderConfig().settling, help="steps of what an encoder gives")
     parser.add_argument("--fit", action="store_true", help="fit each picture instead of encoding it")
     parser.add_argument("--width", type=int, default=NetworkConfig().width)
     parser.add_argument("--depth", type=int, default=NetworkConfig().depth)
@@ -81,9 +82,10 @@ def the_set(options: argparse.Namespace) -> SplatSet:
     if options.encoder:
         encoder = load_model(options.encoder).encoder
         assert encoder, "the model has none"
+        encoder.config = replace(encoder.config, settling=options.settling)
         splats = build_by(encoder, pictures, device=options.device)
     else:
-        settings = None if options.fit else EncoderConfig(steps=options.encoder_steps)
+        settings = None if options.fit else EncoderConfig(steps=options.encoder_steps, settling=options.settling)
         splats = build(pictures, BuildConfig(options.splats, encoder=settings), device=options.device)
     seconds = time.perf_counter() - began
     save_splats(path, splats)

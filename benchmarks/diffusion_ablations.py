@@ -17,7 +17,8 @@ import numpy as np
 import torch
 from machine import commit
 
-from splat2d.diffusion.encoder import EncoderConfig, encoded, train_encoder
+from splat2d.diffusion import layouts
+from splat2d.diffusion.encoder import Encoder, EncoderConfig, encoded, train_encoder
 from splat2d.diffusion.evaluation import train_judges
 from splat2d.diffusion.grids import save_sheet
 from splat2d.diffusion.layouts import GEOMETRY, SplatLayout
@@ -48,14 +49,26 @@ VARIANTS = {
     "encoder, 100 splats, not settled": Variant(build={"splats": 100}, encoder={"settling": 0}),
     "encoder, 100 splats, settled for 100 steps": Variant(build={"splats": 100}, encoder={"settling": 100}),
     "encoder, 100 splats, settled for 400 steps": Variant(build={"splats": 100}, encoder={"settling": 400}),
-    "encoder, 100 splats, render loss 0.3": Variant(build={"splats": 100}, encoder={}, train={"render": 0.3}),
+    "encoder, 100 splats, render loss 20": Variant(build={"splats": 100}, encoder={}, train={"render": 20.0}),
+    "encoder, 100 splats, predict x": Variant(build={"splats": 100}, encoder={}, train={"prediction": "x"}),
+    "encoder, 100 splats, squares of 2": Variant(
+        build={"splats": 100}, encoder={}, train={"network": NetworkConfig(group=2)}
+    ),
+    "encoder, 100 splats, no slot embedding": Variant(
+        build={"splats": 100}, encoder={}, train={"network": NetworkConfig(slots=False)}
+    ),
+    "encoder, 100 splats, shuffled": Variant(build={"splats": 100}, encoder={}, order="shuffled"),
+    "encoder, 100 splats, shuffled, no slot embedding": Variant(
+        build={"splats": 100}, encoder={}, order="shuffled", train={"network": NetworkConfig(slots=False)}
+    ),
+    "encoder, 100 splats, Morton order": Variant(build={"splats": 100}, encoder={}, order="morton"),
     "encoder, 64 splats": Variant(build={"splats": 64}, encoder={}),
     "100 splats, anchor 0.02": Variant(build={"splats": 100, "anchor": 0.02}),
     "predict x": Variant(train={"prediction": "x"}),
     "pixels, patch 2": Variant(train={"tokens": "pixels", "patch": 2}),
     "100 splats": Variant(build={"splats": 100}),
     "anchor 0.02": Variant(build={"anchor": 0.02}),
-    "render loss 0.3": Variant(train={"render": 0.3}),
+    "render loss 20": Variant(train={"render": 20.0}),
     "anchor 0": Variant(build={"anchor": 0.0}),
     "pixels, patch 4, predict x": Variant(train={"tokens": "pixels", "prediction": "x"}),
     "49 splats": Variant(build={"splats": 49}),
@@ -73,6 +86,7 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("--seconds", type=float, default=60, help="of training per variant")
     parser.add_argument("--encoder-seconds", type=float, default=0, help="of training an encoder; by its steps if 0")
+    parser.add_argument("--encoder", type=Path, help="a model whose encoder to take where it is trained as usual")
     parser.add_argument("--samples", type=int, default=10_000)
     parser.add_argument("--only", nargs="*", default=[*VARIANTS], choices=[*VARIANTS])
     parser.add_argument("--part", default="0/1")
@@ -84,6 +98,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("ablations.jsonl"))
     options = parser.parse_args()
     part, parts = map(int, options.part.split("/"))
+    layouts.LARGEST = 8.0  # splats in another order are far from their slots
     pictures = load_pictures(options.data)
     began = time.perf_counter()
     real = [pictures.images[pictures.test == test] for test in (False, True)]
@@ -93,6 +108,7 @@ def main() -> None:
     about = {"accuracies": [net.accuracy(real[1], labels[1]) for net in (judges.features, judges.second)]}
     print(json.dumps({"judges": judges.digests, **about, "seconds": time.perf_counter() - began}), flush=True)
     features = judges.features.features(real[1])
+    usual = load_model(options.encoder).encoder if options.encoder else None
     sets: dict[str, SplatSet] = {}
     rows = []
     for name in options.only[part::parts]:
@@ -101,7 +117,7 @@ def main() -> None:
         began = time.perf_counter()
         key = repr((variant.build, variant.encoder, variant.order))
         if key not in sets:
-            sets[key] = splats_of(pictures, variant, options.device, options.encoder_seconds)
+            sets[key] = splats_of(pictures, variant, usual, options.device, options.encoder_seconds)
         splats = sets[key]
         row = {"name": name, "commit": commit(), "seed": options.seed, "setup": round(time.perf_counter() - began)}
         row |= trained_and_judged(splats, name, options, judges, features, real, labels)
@@ -116,7 +132,7 @@ def main() -> None:
         print(f"| {' | '.join(cells)} |")
 
 
-def splats_of(pictures: Pictures, variant: Variant, device: str, seconds: float) -> SplatSet:
+def splats_of(pictures: Pictures, variant: Variant, usual: Encoder | None, device: str, seconds: float) -> SplatSet:
     config = BuildConfig(**variant.build)
     other = "random" in variant.order or variant.encoder is not None
     splats = build(pictures, replace(config, steps=1) if other else config, device=device)
@@ -124,12 +140,16 @@ def splats_of(pictures: Pictures, variant: Variant, device: str, seconds: float)
     layout = splats.layout
     if variant.encoder is not None:
         images = torch.from_numpy(pictures.images).to(device)
-        known = images[torch.from_numpy(splats.part(False)).to(device)]
-        settings = EncoderConfig(**variant.encoder)
-        if seconds:
-            settings = replace(settings, steps=steps_within(seconds, known, layout, settings))
-        encoder = train_encoder(known, layout, settings, anchor=config.anchor)
-        print(f"encoder: {settings.steps} steps", flush=True)
+        if usual is not None and variant.encoder.keys() <= {"settling"} and usual.layout == layout:
+            encoder = usual.to(device)
+            encoder.config = replace(encoder.config, **{"settling": EncoderConfig().settling, **variant.encoder})
+        else:
+            known = images[torch.from_numpy(splats.part(False)).to(device)]
+            settings = EncoderConfig(**variant.encoder)
+            if seconds:
+                settings = replace(settings, steps=steps_within(seconds, known, layout, settings))
+            encoder = train_encoder(known, layout, settings, anchor=config.anchor)
+            print(f"encoder: {settings.steps} steps", flush=True)
         tokens = encoded(encoder, images).cpu()
     generator = torch.Generator().manual_seed(0)
     if "random" in variant.order:

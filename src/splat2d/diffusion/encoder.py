@@ -45,6 +45,7 @@ class EncoderConfig:
     rate: float = 1e-3
     noise: float = 0.1  # added to whitened tokens in training: splats that look the same in spite of small errors
     settling: int = 220  # steps of gradient descent from the network's answer
+    pull: float = 0.0001  # weight of squared distances from it, by the fields' deviations; else a few drift far away
 
 
 class Encoder(nn.Module):
@@ -85,7 +86,7 @@ class Encoder(nn.Module):
             with torch.enable_grad():
                 ahead = (now + step / (step + 3) * (now - before)).requires_grad_()
                 error = (self.layout.pictures(answer + self.spread * ahead) - images).square().sum()
-                (slope,) = torch.autograd.grad(error, ahead)
+                (slope,) = torch.autograd.grad(error + self.config.pull * ahead.square().sum(), ahead)
             now, before = ahead.detach() - rate * slope, now
         return answer + self.spread * now
 
@@ -233,7 +234,7 @@ def check(config: EncoderConfig) -> None:
         raise InputError(f"width: must be a multiple of the heads, {config.heads}, got {config.width}")
     if not 0 < config.rate < math.inf:
         raise InputError(f"rate: must be above 0, got {config.rate}")
-    for name in ("noise", "settling"):
+    for name in ("noise", "settling", "pull"):
         if not 0 <= getattr(config, name) < math.inf:
             raise InputError(f"{name}: must be at least 0 and finite, got {getattr(config, name)}")
 
