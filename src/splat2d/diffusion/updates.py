@@ -13,9 +13,8 @@ from splat2d.diffusion.graphs import Replayed
 from splat2d.diffusion.model import Model, clean_tokens
 from splat2d.diffusion.network import Denoiser
 
-RENDERED_FROM = (
-    0.5  # earlier a prediction is a mean of many pictures, whose splats show another than the mean of theirs
-)
+# Earlier a prediction is the mean of many pictures' splats, which show another picture than the mean of those pictures.
+RENDERED_FROM = 0.5
 
 
 @dataclass(frozen=True, slots=True)
