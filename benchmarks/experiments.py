@@ -194,6 +194,8 @@ VARIANTS: dict[str, Variant] = {
     ),
     "laboratory: as shipped": laboratory(),
     "laboratory: removal by readjusted error": laboratory(worth="readjusted"),
+    "laboratory: removal by energy / (1 + overlaps^2)": laboratory(worth="overlap"),
+    "laboratory: removal by energy that 8 neighbours leave over": laboratory(worth="neighbours"),
     "laboratory: placed by pursuit": laboratory(place="pursuit", share=0.7),
     "laboratory: placed by oriented pursuit": laboratory(place="oriented", share=0.7),
     "laboratory: adan": laboratory(optimizer="adan"),

@@ -27,7 +27,7 @@ WIDEST = 40.0  # pixels, where sizes are bounded
 class Methods:
     """Which parts to use; the defaults are those of the product."""
 
-    worth: str = "energy"  # which splats relocation takes: energy, readjusted
+    worth: str = "energy"  # which splats relocation takes: energy, overlap, neighbours, readjusted
     place: str = "error"  # where new ones go: error, pursuit, oriented
     optimizer: str = "adam"  # see optimizers.py
     share: float = 0.5  # of what is missing that a new splat takes
@@ -180,13 +180,18 @@ class LabSession:
         self.limit()
 
     def relocate(self, moved: int, power: float, sigma: float, seed: int) -> None:
-        if self.methods.worth == "energy":
-            chosen = np.sort(np.argsort(self.energies(), kind="stable")[:moved])
+        if self.methods.worth == "readjusted":
+            chosen = self.remove_readjusted(moved)
+        else:
+            worth = self.energies()
+            if self.methods.worth == "overlap":
+                worth /= 1 + (self.overlaps() ** 2).sum(1)
+            elif self.methods.worth == "neighbours":
+                worth *= 1 - explained(self.overlaps(), 8)
+            chosen = np.sort(np.argsort(worth, kind="stable")[:moved])
             self.p[chosen, 5:] = 0
             if self.methods.drawing.extra:
                 self.p[chosen, -1] = -20
-        else:
-            chosen = self.remove_readjusted(moved)
         self.place(chosen, power, sigma, seed)
         self.norm[:] = 0
         self.solve_colors()
@@ -214,6 +219,14 @@ class LabSession:
         z = (syy * dx * dx - 2 * sxy * dx * dy + sxx * dy * dy) / det
         area = l1 * l3
         return 2 * np.pi * area[:, None] * area / np.sqrt(det) * np.exp(-0.5 * z)
+
+    def overlaps(self) -> Floats:
+        """Cosines of the angles between weights, 0 of each with itself. [N, N]"""
+        gram = self.gram()
+        scale = 1 / np.sqrt(np.diag(gram))
+        cosines = gram * scale[:, None] * scale
+        np.fill_diagonal(cosines, 0)
+        return cosines
 
     def remove_readjusted(self, moved: int) -> Floats:
         """Those whose removal costs least once the colours of all others have made up for it (Hassibi and Stork 1993),
@@ -298,6 +311,14 @@ class LabSession:
             direction = s + direction * (after / np.maximum(gamma, 1e-20))
             gamma = after
         self.p[:, 5:] = colors
+
+
+def explained(overlaps: Floats, neighbours: int) -> Floats:
+    """The share of each splat that the nearest of the others could draw in its place, if they were alone. [N]"""
+    near = np.argpartition(-overlaps, neighbours, axis=1)[:, :neighbours]
+    mine = np.take_along_axis(overlaps, near, 1)
+    theirs = overlaps[near[:, :, None], near[:, None, :]] + 1.001 * np.eye(neighbours)
+    return np.clip((mine * np.linalg.solve(theirs, mine[..., None])[..., 0]).sum(1), 0, 0.999)
 
 
 class Bounds:
