@@ -18,7 +18,7 @@ import torch
 from machine import commit
 
 from splat2d.diffusion.encoder import EncoderConfig
-from splat2d.diffusion.evaluation import EvaluationConfig, evaluate, train_judges
+from splat2d.diffusion.evaluation import EvaluationConfig, evaluate, some_of, train_judges
 from splat2d.diffusion.grids import save_sheet
 from splat2d.diffusion.metrics import frechet_distance
 from splat2d.diffusion.model import SampleConfig, generate, load_model
@@ -33,7 +33,6 @@ from splat2d.diffusion.splatset import (
     load_splats,
     rendered,
     save_splats,
-    some_of,
 )
 from splat2d.diffusion.training import MODEL, TrainConfig, train
 

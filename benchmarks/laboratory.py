@@ -222,11 +222,7 @@ class LabSession:
 
     def overlaps(self) -> Floats:
         """Cosines of the angles between weights, 0 of each with itself. [N, N]"""
-        gram = self.gram()
-        scale = 1 / np.sqrt(np.diag(gram))
-        cosines = gram * scale[:, None] * scale
-        np.fill_diagonal(cosines, 0)
-        return cosines
+        return cosines(self.gram())
 
     def remove_readjusted(self, moved: int) -> Floats:
         """Those whose removal costs least once the colours of all others have made up for it (Hassibi and Stork 1993),
@@ -236,7 +232,7 @@ class LabSession:
         inverse = np.linalg.inv(gram)
         colors = self.p[:, 5:].astype(np.float64)
         worth = (colors**2).sum(1) / np.diag(inverse)
-        scale = 1 / np.sqrt(np.diag(gram))
+        overlaps = cosines(gram)
         chosen: list[int] = []
         blocked = np.zeros(self.count, bool)
         for i in np.argsort(worth, kind="stable"):
@@ -244,7 +240,7 @@ class LabSession:
                 break
             if not blocked[i]:
                 chosen.append(int(i))
-                blocked |= gram[i] * scale * scale[i] > 0.3
+                blocked |= overlaps[i] > 0.3
         index = np.sort(np.array(chosen))
         self.p[:, 5:] -= (inverse[:, index] @ np.linalg.solve(inverse[np.ix_(index, index)], colors[index])).astype(
             "f4"
@@ -311,6 +307,14 @@ class LabSession:
             direction = s + direction * (after / np.maximum(gamma, 1e-20))
             gamma = after
         self.p[:, 5:] = colors
+
+
+def cosines(gram: Floats) -> Floats:
+    """Of the angles between what products [N, N] were taken of; 0 of each with itself. [N, N]"""
+    scale = 1 / np.sqrt(np.diag(gram))
+    found = gram * scale[:, None] * scale
+    np.fill_diagonal(found, 0)
+    return found
 
 
 def explained(overlaps: Floats, neighbours: int) -> Floats:

@@ -555,10 +555,10 @@ def _write(
 def _evaluate(command: Evaluate) -> int:
     from splat2d.atomic import write_bytes
     from splat2d.diffusion.devices import chosen
-    from splat2d.diffusion.evaluation import LEAST, EvaluationConfig, evaluate, train_judges
+    from splat2d.diffusion.evaluation import LEAST, EvaluationConfig, evaluate, some_of, train_judges
     from splat2d.diffusion.model import SampleConfig, check_same, generate, load_model
     from splat2d.diffusion.samples import labels_for
-    from splat2d.diffusion.splatset import load_splats, rendered, some_of
+    from splat2d.diffusion.splatset import load_splats, rendered
     from splat2d.files import check_places
 
     if command.samples < LEAST:

@@ -271,7 +271,7 @@ def evaluate(
     seconds_judges = time.perf_counter() - start
 
     # As many real training pictures as there are samples: for a bracketing row, and to learn from.
-    chosen = np.random.default_rng(seed).permutation(len(train))[: len(generated)]
+    chosen = some_of(np.arange(len(train)), len(generated), seed)
     mean = np.rint(train.mean(axis=0, keepdims=True)).astype(np.uint8).repeat(len(generated), axis=0)
     judged = {"samples": generated, "train": train[chosen]}
     judged |= {} if fitted is None else {"fitted train": fitted}
@@ -322,6 +322,11 @@ def evaluate(
         seconds=time.perf_counter() - start,
         notes=tuple(notes),
     )
+
+
+def some_of(indices: NDArray[np.intp], count: int, seed: int) -> NDArray[np.intp]:
+    """count of them, or all, drawn by the seed."""
+    return np.random.default_rng(seed).permutation(indices)[:count]
 
 
 def _row(name: str, features: Sets, untrained: Sets, config: EvaluationConfig, seed: int) -> Row:

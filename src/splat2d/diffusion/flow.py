@@ -30,8 +30,12 @@ def velocity_loss(clean: Tensor, x: Tensor, t: Tensor) -> Tensor:
 
     It is the squared error of the clean tokens over (1 - t)^2 (Li and He 2025, "Back to basics", eq. 7).
     """
-    weight = (1 - t).clamp_min(NEAREST)[:, None, None] ** -2
-    return (weight * (clean - x).square()).mean()
+    return (velocity_weight(t)[:, None, None] * (clean - x).square()).mean()
+
+
+def velocity_weight(t: Tensor) -> Tensor:
+    """What makes squared errors of the clean tokens those of the velocity: (1 - t)^-2, with a bound. [B]"""
+    return (1 - t).clamp_min(NEAREST) ** -2
 
 
 def times(steps: int, shift: float = 1.0) -> Tensor:

@@ -206,11 +206,6 @@ def rendered(layout: Layout, tokens: Tensor, device: torch.device | str = "cpu")
     return torch.cat(parts).numpy()
 
 
-def some_of(indices: NDArray[np.intp], count: int, seed: int) -> NDArray[np.intp]:
-    """count of them, or all, drawn by the seed."""
-    return np.random.default_rng(seed).permutation(indices)[:count]
-
-
 def floor_psnr(splats: SplatSet, test: bool, device: torch.device | str = "cpu") -> float:
     """Mean over the pictures of a part of the PSNR of their splats, in dB, on 8-bit pixels; 99 where equal."""
     part = splats.part(test)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from splat2d.diffusion.flow import NEAREST, velocity_loss
+from splat2d.diffusion.flow import velocity_loss, velocity_weight
 from splat2d.diffusion.graphs import Replayed
 from splat2d.diffusion.model import Model, clean_tokens
 from splat2d.diffusion.network import Denoiser
@@ -104,5 +104,4 @@ def _render_loss(model: Model, clean: Tensor, batch: Batch) -> Tensor:
     with torch.no_grad():
         wanted = model.layout.pictures(model.tokens(batch.x))
     error = (model.layout.pictures(model.tokens(clean)) - wanted).square().flatten(1).sum(1) / clean[0].numel()
-    weight = (1 - batch.t).clamp_min(NEAREST) ** -2  # as in velocity_loss()
-    return (weight * error * (batch.t > RENDERED_FROM)).mean()
+    return (velocity_weight(batch.t) * error * (batch.t > RENDERED_FROM)).mean()
