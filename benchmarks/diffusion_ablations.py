@@ -85,6 +85,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
     parser.add_argument("--seconds", type=float, default=60, help="of training per variant")
+    parser.add_argument("--steps", type=int, default=0, help="of training, instead of --seconds: for shared GPUs")
     parser.add_argument("--encoder-seconds", type=float, default=0, help="of training an encoder; by its steps if 0")
     parser.add_argument("--encoder", type=Path, help="a model whose encoder to take where it is trained as usual")
     parser.add_argument("--samples", type=int, default=10_000)
@@ -205,8 +206,11 @@ def trained_and_judged(
     device = options.device
     config = TrainConfig(seed=options.seed, **VARIANTS[name].train)
     with tempfile.TemporaryDirectory() as folder:
-        trial = [*train(splats, replace(config, steps=300), Path(folder) / "trial", device=device, report_every=100)]
-        steps = max(1000, round(options.seconds * trial[1].pictures_per_second / config.batch))
+        steps = options.steps
+        if not steps:
+            trial = replace(config, steps=300)
+            events = [*train(splats, trial, Path(folder) / "trial", device=device, report_every=100)]
+            steps = max(1000, round(options.seconds * events[1].pictures_per_second / config.batch))
         config = replace(config, steps=steps)
         events = [*train(splats, config, Path(folder) / "run", device=device, save_every=10**9)]
         model = load_model(Path(folder) / "run" / MODEL, device)

@@ -192,8 +192,10 @@ def test_what_a_training_dwells_on_it_does_better(digit_splats, tmp_path):
         shown, wanted = (made.layout.pictures(made.tokens(tokens)) for tokens in (clean, x))
         return float((shown - wanted).square().mean())
 
-    assert error(0.95, middle=1.5) < 0.9 * error(0.95, middle=-1.5)
-    assert error(0.8, middle=1.5, render=20.0) < 0.9 * error(0.8, middle=1.5)
+    late, early = (1.5, 1.5), (-1.5, -1.5)
+    assert error(0.95, middle=late) < 0.9 * error(0.95, middle=early)
+    assert error(0.95, middle=(-1.5, 1.5)) < 0.95 * error(0.95, middle=early)
+    assert error(0.8, middle=late, render=20.0) < 0.9 * error(0.8, middle=late)
 
 
 def test_pictures_without_labels(digit_pictures, tmp_path):
@@ -240,7 +242,7 @@ def test_samples_look_like_their_class(digit_pictures, digit_splats, tmp_path):
         ({"average": 1.0}, "average: must be at least 0 and below 1"),
         ({"drop": -0.1}, "drop: must be at least 0 and below 1"),
         ({"rate": float("nan")}, "rate: must be at least 0 and finite"),
-        ({"middle": float("inf")}, "middle: must be finite"),
+        ({"middle": (0.0, float("inf"))}, "middle: must be finite"),
         ({"seed": -1}, "seed: must be 0 to 2147483647"),
     ],
 )
@@ -270,8 +272,8 @@ def test_checkpoints_of_something_else(trained, digit_splats, tmp_path):
     refused("is of another set of splats", splats=replace(digit_splats, tokens=digit_splats.tokens + 1))
     path.write_bytes(data[:-100])
     refused("cannot be read as safetensors")
-    path.write_bytes(data.replace(b'\\"version\\": 1', b'\\"version\\": 7', 1))
-    refused("is of version 7, this splat2d reads 1; make it again")
+    path.write_bytes(data.replace(b'\\"version\\": 2', b'\\"version\\": 7', 1))
+    refused("is of version 7, this splat2d reads 2; make it again")
     path.write_bytes((trained[0] / "model.safetensors").read_bytes())
     refused(r"is not a checkpoint of splat2d \(it says model\)")
     assert [each.name for each in tmp_path.iterdir()] == ["checkpoint.safetensors"]

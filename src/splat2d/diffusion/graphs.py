@@ -18,9 +18,9 @@ class Replayed:
         step: Callable[..., Tensor],
         tensors: Sequence[Tensor],
         network: nn.Module,
-        optimizer: torch.optim.Optimizer,
+        optimizers: Sequence[torch.optim.Optimizer],
     ) -> None:
-        """Runs step to warm up and to record it, then takes back what network and optimizer learned from that."""
+        """Runs step to warm up and to record it, then takes back what network and optimizers learned from that."""
         before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
         self._tensors = [tensor.clone() for tensor in tensors]
         self._graph = torch.cuda.CUDAGraph()
@@ -33,9 +33,10 @@ class Replayed:
         with torch.cuda.graph(self._graph, stream=stream):
             self._result = step(*self._tensors)
         network.load_state_dict(before)
-        for state in optimizer.state.values():
-            for value in state.values():
-                value.zero_()
+        for optimizer in optimizers:
+            for state in optimizer.state.values():
+                for value in state.values():
+                    value.zero_()
 
     def __call__(self, *tensors: Tensor) -> Tensor:
         for own, tensor in zip(self._tensors, tensors, strict=True):

@@ -95,6 +95,14 @@ class Denoiser(nn.Module):
         shift, scale = self.last(condition)[:, None].chunk(2, -1)
         return self._apart(self.leave(_modulated(h, shift, scale)))
 
+    def matrices(self) -> list[tuple[nn.Parameter, int]]:
+        """The weights of the blocks' layers, each with the number of maps that its rows are made of."""
+        found = []
+        for block in self.blocks:
+            assert isinstance(block, Block)
+            found += [(block.qkv.weight, 3), *((layer.weight, 1) for layer in (block.mix, block.inner, block.outer))]
+        return found
+
     def _grouped(self, x: Tensor) -> Tensor:
         """[..., N, F] -> [..., N / group^2, group^2 F], the squares row by row."""
         return squares(x.unflatten(-2, (self.rows, self.columns)), self.config.group)

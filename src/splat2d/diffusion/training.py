@@ -29,7 +29,7 @@ from splat2d.diffusion.splatset import SplatSet, read_header, read_safetensors, 
 from splat2d.diffusion.updates import Batch, GraphedUpdate, Rules, Update
 from splat2d.errors import InputError
 
-VERSION = 1
+VERSION = 2
 CHECKPOINT, MODEL, LOG = "checkpoint.safetensors", "model.safetensors", "log.jsonl"
 SAMPLES = 40  # on a sheet
 EMA_WARMUP = 10  # the average forgets at 1 - (1 + k) / (EMA_WARMUP + k) while that is faster
@@ -47,11 +47,12 @@ class TrainConfig:
     batch: int = 512
     rate: float = 1e-3
     warmup: int = 500  # steps, at most a tenth of all
-    decay: float = 0.01  # of weights, AdamW
+    decay: float = 0.01  # of weights
     average: float = 0.9995  # EMA of the weights
     drop: float = 0.1  # of labels, for classifier-free guidance
     flip: bool = False  # mirror half of the pictures
-    middle: float = 0.0  # mean of the logit of t, whose deviation is 1: the higher, the less noise (Esser et al. 2024)
+    # Mean of the logit of t at the first and the last step; its deviation is 1 (Esser et al. 2024). Higher: less noise.
+    middle: tuple[float, float] = (0.0, 0.0)
     render: float = 0.0  # weight of the error of the velocity as pictures show it, where little noise is left
     seed: int = 0
 
@@ -121,8 +122,8 @@ def _check(config: TrainConfig, splats: SplatSet) -> None:
     for name in ("rate", "render"):
         if not 0 <= getattr(config, name) < math.inf:
             raise InputError(f"{name}: must be at least 0 and finite, got {getattr(config, name)}")
-    if not math.isfinite(config.middle):
-        raise InputError(f"middle: must be finite, got {config.middle}")
+    if not all(map(math.isfinite, config.middle)):
+        raise InputError(f"middle: must be finite, got {config.middle[0]} and {config.middle[1]}")
     if not 0 <= config.seed < LARGEST_SEED:
         raise InputError(f"seed: must be 0 to {LARGEST_SEED - 1}, got {config.seed}")
     if network.width % (2 * network.heads):
@@ -187,14 +188,14 @@ def _train(
 
     def batch_of(step: int) -> Batch:
         generator.manual_seed((config.seed * 1_000_003 + step) * 64 + workers.rank)
-        return _batch(config, model, tokens, labels, share, generator)
+        return _batch(config, step, model, tokens, labels, share, generator)
 
     rules = Rules(config.decay, config.render)
     if device.type == "cuda" and workers.count == 1:
         update: Update = GraphedUpdate(rules, model, network, batch_of(0))
     else:
         update = Update(rules, model, network, workers.count)
-    first = _resume(folder / CHECKPOINT, identity, network, averaged, update.optimizer)
+    first = _resume(folder / CHECKPOINT, identity, network, averaged, update)
     weights, goals = list(network.parameters()), list(averaged.parameters())
     losses = torch.zeros(2, device=device)
     began = reported = time.perf_counter()
@@ -212,7 +213,7 @@ def _train(
             if saved and workers.rank == 0:
                 # The checkpoint last: a training that goes on from it has the model of that step.
                 save_model(folder / MODEL, model, identity | {"step": done})
-                _save(folder / CHECKPOINT, identity, done, network, averaged, update.optimizer)
+                _save(folder / CHECKPOINT, identity, done, network, averaged, update)
             if sample_every and (done % sample_every == 0 or last) and workers.rank == 0:
                 _write_sheet(folder / f"samples-{done:06}.png", model)
             if done % report_every == 0 or last:
@@ -247,6 +248,7 @@ def training_tokens(splats: SplatSet, config: TrainConfig) -> tuple[Layout, Tens
 
 def _batch(
     config: TrainConfig,
+    step: int,
     model: Model,
     tokens: Tensor,
     labels: Tensor,
@@ -257,7 +259,9 @@ def _batch(
     device = tokens.device
     chosen = torch.randint(len(tokens), (count,), generator=generator, device=device)
     x, classes = tokens[chosen], labels[chosen]
-    t = (config.middle + torch.randn(count, generator=generator, device=device)).sigmoid()
+    first, last = config.middle
+    middle = first + (last - first) * step / config.steps
+    t = (middle + torch.randn(count, generator=generator, device=device)).sigmoid()
     noise = torch.randn(x.shape, generator=generator, device=device)
     dropped = torch.rand(count, generator=generator, device=device) < config.drop
     if config.flip:
@@ -282,12 +286,12 @@ def _save(
     step: int,
     network: nn.Module,
     averaged: nn.Module,
-    optimizer: torch.optim.Optimizer,
+    update: Update,
 ) -> None:
     tensors = {f"network.{name}": tensor for name, tensor in network.state_dict().items()}
     tensors |= {f"averaged.{name}": tensor for name, tensor in averaged.state_dict().items()}
     for name, weight in network.named_parameters():
-        tensors |= {f"optimizer.{key}.{name}": value for key, value in optimizer.state[weight].items()}
+        tensors |= {f"optimizer.{key}.{name}": value for key, value in update.state(weight).items()}
     header = {"kind": "checkpoint", "version": VERSION, "step": step, **identity}
     write_safetensors(path, tensors, header)
 
@@ -297,7 +301,7 @@ def _resume(
     identity: dict[str, Any],
     network: nn.Module,
     averaged: nn.Module,
-    optimizer: torch.optim.Optimizer,
+    update: Update,
 ) -> int:
     """Loads a checkpoint, if there is one; the number of steps that are done. Raises InputError."""
     if not path.exists():
@@ -308,14 +312,15 @@ def _resume(
             raise InputError(f"{path}: is of another {what}; give another folder, or delete it to begin anew")
     network.load_state_dict({name[8:]: tensor for name, tensor in tensors.items() if name.startswith("network.")})
     averaged.load_state_dict({name[9:]: tensor for name, tensor in tensors.items() if name.startswith("averaged.")})
-    for name, weight in network.named_parameters():
-        state = optimizer.state[weight]
-        for key in ("step", "exp_avg", "exp_avg_sq"):
-            value = tensors[f"optimizer.{key}.{name}"].to(weight.device)
+    weights = dict(network.named_parameters())
+    for full, value in tensors.items():
+        if full.startswith("optimizer."):
+            _, key, name = full.split(".", 2)
+            state = update.state(weights[name])
             if key in state:
                 state[key].copy_(value)  # in place: a graph of the step knows the address
             else:
-                state[key] = value
+                state[key] = value.to(weights[name].device)
     return int(header["step"])
 
 

@@ -11,6 +11,7 @@ from torch.nn.parallel import DistributedDataParallel
 from splat2d.diffusion.flow import velocity_loss, velocity_weight
 from splat2d.diffusion.graphs import Replayed
 from splat2d.diffusion.model import Model, clean_tokens
+from splat2d.diffusion.muon import Muon
 from splat2d.diffusion.network import Denoiser
 
 # Earlier a prediction is the mean of many pictures' splats, which show another picture than the mean of those pictures.
@@ -31,7 +32,7 @@ class Batch:
 class Rules:
     """What an update minimises, and how."""
 
-    decay: float  # of weights, AdamW
+    decay: float  # of weights
     render: float  # weight of the error that pictures show
 
 
@@ -43,14 +44,17 @@ class Update:
         self._rules, self._model, self._network = rules, model, network
         # The rate is a tensor, so that a graph of the step can be told another one.
         self._rate = torch.zeros((), device=model.device)
-        self.optimizer = torch.optim.AdamW(
-            network.parameters(),
+        matrices = network.matrices()
+        known = {weight for weight, _ in matrices}
+        others = torch.optim.AdamW(
+            [weight for weight in network.parameters() if weight not in known],
             lr=self._rate,
             betas=(0.9, 0.99),
             weight_decay=rules.decay,
             fused=True,
             capturable=model.device.type == "cuda",
         )
+        self._optimizers = [others, *([Muon(matrices, self._rate, rules.decay)] if matrices else [])]
         self._whole: nn.Module = network
         if workers > 1:
             gpu = [model.device.index] if model.device.type == "cuda" else None
@@ -60,16 +64,22 @@ class Update:
         self._rate.fill_(rate)
         return self._step(batch)
 
+    def state(self, weight: nn.Parameter) -> dict[str, Tensor]:
+        """What the optimizer of a weight remembers of it; may be written to."""
+        owner = next(each for each in self._optimizers if any(weight is own for own in each.param_groups[0]["params"]))
+        return owner.state[weight]
+
     def _step(self, batch: Batch) -> Tensor:
         with torch.autocast(self._model.device.type, torch.bfloat16, enabled=self._model.device.type == "cuda"):
             out = self._whole(batch.noisy, batch.t, batch.labels)
         clean = clean_tokens(self._model.prediction, out.float(), batch.noisy, batch.t)
         loss = velocity_loss(clean, batch.x, batch.t)
         shown = _render_loss(self._model, clean, batch) if self._rules.render else loss.new_zeros(())
-        self.optimizer.zero_grad(set_to_none=True)
+        self._network.zero_grad(set_to_none=True)
         (loss + self._rules.render * shown).backward()
         nn.utils.clip_grad_norm_(self._network.parameters(), 1.0)
-        self.optimizer.step()
+        for optimizer in self._optimizers:
+            optimizer.step()
         return torch.stack([loss.detach(), shown.detach()])
 
 
@@ -85,7 +95,7 @@ class GraphedUpdate(Update):
         def step(*tensors: Tensor) -> Tensor:
             return self._step(Batch(*tensors))
 
-        self._replayed = Replayed(step, _tensors(batch), network, self.optimizer)
+        self._replayed = Replayed(step, _tensors(batch), network, self._optimizers)
 
     def __call__(self, batch: Batch, rate: float) -> Tensor:
         self._rate.fill_(rate)
