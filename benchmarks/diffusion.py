@@ -54,7 +54,7 @@ def main() -> None:
     parser.add_argument("--group", type=int, default=NetworkConfig().group, help="of slots; patches stay alone")
     parser.add_argument("--batch", type=int, default=TrainConfig().batch)
     parser.add_argument("--rate", type=float, default=TrainConfig().rate)
-    parser.add_argument("--middle", type=float, nargs=2, default=TrainConfig().middle)
+    parser.add_argument("--middle", type=float, default=TrainConfig().middle)
     parser.add_argument("--render", type=float, default=TrainConfig().render, help="of splats")
     parser.add_argument("--flip", action="store_true")
     parser.add_argument("--patch", type=int, default=4)
@@ -106,7 +106,7 @@ def trained_and_judged(splats: SplatSet, tokens: str, options: argparse.Namespac
         network=network,
         batch=options.batch,
         rate=options.rate,
-        middle=tuple(options.middle),
+        middle=options.middle,
         render=options.render if tokens == "splats" else 0.0,
         flip=options.flip,
         seed=options.seed,

@@ -113,9 +113,8 @@ class Train:
     """Share of pictures whose class is hidden, for guidance."""
     flip: Annotated[bool, arg(help_behavior_hint="")] = False
     """Mirror half of the pictures left to right."""
-    middle: tuple[Value, Value] = (0.0, 0.0)
-    """Mean of the logit of the time t, from noise at 0 to data at 1, when the training begins and when it ends: above 0,
-    more steps see little noise."""
+    middle: Value = 0.0
+    """Mean of the logit of the time t, from noise at 0 to data at 1: above 0, more steps see little noise."""
     render: Value = 0.0
     """Weight of the error as pictures show it, where little noise is left."""
     seed: Number = 0

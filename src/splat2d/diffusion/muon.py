@@ -29,7 +29,7 @@ class Muon(torch.optim.Optimizer):
         self._parts = [parts for _, parts in matrices]
 
     @torch.no_grad()
-    def step(self) -> None:  # type: ignore[override]
+    def step(self) -> None:
         """Takes the gradients, all of which must be there."""
         group = self.param_groups[0]
         weights, rate = group["params"], group["lr"]

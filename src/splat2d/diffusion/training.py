@@ -51,8 +51,7 @@ class TrainConfig:
     average: float = 0.9995  # EMA of the weights
     drop: float = 0.1  # of labels, for classifier-free guidance
     flip: bool = False  # mirror half of the pictures
-    # Mean of the logit of t at the first and the last step; its deviation is 1 (Esser et al. 2024). Higher: less noise.
-    middle: tuple[float, float] = (0.0, 0.0)
+    middle: float = 0.0  # mean of the logit of t, whose deviation is 1: the higher, the less noise (Esser et al. 2024)
     render: float = 0.0  # weight of the error of the velocity as pictures show it, where little noise is left
     seed: int = 0
 
@@ -122,8 +121,8 @@ def _check(config: TrainConfig, splats: SplatSet) -> None:
     for name in ("rate", "render"):
         if not 0 <= getattr(config, name) < math.inf:
             raise InputError(f"{name}: must be at least 0 and finite, got {getattr(config, name)}")
-    if not all(map(math.isfinite, config.middle)):
-        raise InputError(f"middle: must be finite, got {config.middle[0]} and {config.middle[1]}")
+    if not math.isfinite(config.middle):
+        raise InputError(f"middle: must be finite, got {config.middle}")
     if not 0 <= config.seed < LARGEST_SEED:
         raise InputError(f"seed: must be 0 to {LARGEST_SEED - 1}, got {config.seed}")
     if network.width % (2 * network.heads):
@@ -188,7 +187,7 @@ def _train(
 
     def batch_of(step: int) -> Batch:
         generator.manual_seed((config.seed * 1_000_003 + step) * 64 + workers.rank)
-        return _batch(config, step, model, tokens, labels, share, generator)
+        return _batch(config, model, tokens, labels, share, generator)
 
     rules = Rules(config.decay, config.render)
     if device.type == "cuda" and workers.count == 1:
@@ -248,7 +247,6 @@ def training_tokens(splats: SplatSet, config: TrainConfig) -> tuple[Layout, Tens
 
 def _batch(
     config: TrainConfig,
-    step: int,
     model: Model,
     tokens: Tensor,
     labels: Tensor,
@@ -259,9 +257,7 @@ def _batch(
     device = tokens.device
     chosen = torch.randint(len(tokens), (count,), generator=generator, device=device)
     x, classes = tokens[chosen], labels[chosen]
-    first, last = config.middle
-    middle = first + (last - first) * step / config.steps
-    t = (middle + torch.randn(count, generator=generator, device=device)).sigmoid()
+    t = (config.middle + torch.randn(count, generator=generator, device=device)).sigmoid()
     noise = torch.randn(x.shape, generator=generator, device=device)
     dropped = torch.rand(count, generator=generator, device=device) < config.drop
     if config.flip:
