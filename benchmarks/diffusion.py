@@ -2,14 +2,15 @@
 
 Builds the set of splats (kept in FOLDER), trains the models for so many seconds each, draws 10,000 samples of each and
 judges them by the same nets. --tokens splats and --tokens pixels in two processes share the work of two GPUs once the
-set is there (--tokens none builds it). Of several weights of guidance the one of the least FD is judged in full.
-Everything lands in FOLDER: models, reports, sheets of the first 100 samples.
+set is there (--tokens none builds it). Of the numbers of steps and weights of guidance, those of the least FD are
+judged in full. Everything lands in FOLDER: models, reports, sheets of the first 100 samples.
 """
 
 import argparse
 import json
 import time
 from dataclasses import asdict, replace
+from itertools import product
 from operator import itemgetter
 from pathlib import Path
 
@@ -58,6 +59,7 @@ def main() -> None:
     parser.add_argument("--render", type=float, default=TrainConfig().render, help="of splats")
     parser.add_argument("--flip", action="store_true")
     parser.add_argument("--patch", type=int, default=4)
+    parser.add_argument("--steps", type=int, nargs="*", default=[4, 5, 7, 10, 25], help="of heun")
     parser.add_argument("--guidance", type=float, nargs="*", default=[1.0, 1.25, 1.5, 2.0])
     parser.add_argument("--samples", type=int, default=10_000)
     parser.add_argument("--seed", type=int, default=0)
@@ -134,16 +136,16 @@ def trained_and_judged(splats: SplatSet, tokens: str, options: argparse.Namespac
     test = judges.features.features(real[2])
     labels = torch.arange(options.samples) % model.network.classes
     tries = []
-    for guidance in options.guidance:
+    for steps, guidance in product(options.steps, options.guidance):
         began = time.perf_counter()
-        drawn = generate(model, labels, SampleConfig(25, "heun", guidance, seed=options.seed))
+        drawn = generate(model, labels, SampleConfig(steps, "heun", guidance, seed=options.seed))
         pictures = rendered(model.layout, drawn, device)
         seconds = time.perf_counter() - began
         finite = float(drawn.isfinite().flatten(1).all(1).float().mean())
         distance = frechet_distance(judges.features.features(pictures), test)
-        tries.append((distance, guidance, pictures, finite, seconds))
-        print(json.dumps({"tokens": tokens, "guidance": guidance, "frechet": distance}), flush=True)
-    _, best, images, finite, seconds = min(tries, key=itemgetter(0))
+        tries.append((distance, steps, guidance, pictures, finite, seconds))
+        print(json.dumps({"tokens": tokens, "steps": steps, "guidance": guidance, "frechet": distance}), flush=True)
+    _, best, guidance, images, finite, seconds = min(tries, key=itemgetter(0))
     save_sheet(options.output / f"{tokens}.png", np.ascontiguousarray(images[:100]), 10)
 
     report = evaluate(
@@ -157,9 +159,10 @@ def trained_and_judged(splats: SplatSet, tokens: str, options: argparse.Namespac
         judges=judges,
         device=device,
     )
-    tried = ", ".join(f"{distance:.3f} at {guidance:g}" for distance, guidance, *_ in tries)
+    tried = ", ".join(f"{distance:.3f} at {steps} and {weight:g}" for distance, steps, weight, *_ in tries)
     notes = (
-        f"{tokens}, 25 steps of heun, guidance {best:g}: {options.samples} samples in {seconds:.1f} s; FD {tried}",
+        f"{tokens}, {best} steps of heun, guidance {guidance:g}: {options.samples} samples in {seconds:.1f} s",
+        f"FD of other steps and guidance: {tried}",
         f"{config.steps} steps of training in {said['train_seconds']:.0f} s, commit {commit()}",
     )
     report = replace(report, notes=(*report.notes, *notes))
