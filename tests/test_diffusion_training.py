@@ -361,11 +361,21 @@ def test_guidance_of_one_is_the_conditional_model(made):
     torch.testing.assert_close(made.denoiser(labels, 2.0)(x, t), 2 * conditional - free, atol=1e-5, rtol=1e-5)
 
 
-def test_whitening_is_of_the_pictures_to_train_on(made, digit_splats):
+def test_whitening_is_of_the_pictures_to_train_on_and_gives_room_to_what_shows(made, digit_splats):
     tokens = digit_splats.tokens[torch.from_numpy(digit_splats.part(False))].float()
-    white = made.whitened(tokens).flatten(0, 1)
-    torch.testing.assert_close(white.mean(0), torch.zeros(6), atol=1e-3, rtol=0)
-    torch.testing.assert_close(white.std(0), torch.ones(6), atol=1e-3, rtol=0)
+    mean, deviation = digit_splats.statistics()
+    torch.testing.assert_close(made.mean, mean.expand(16, 6))
+    room = deviation / made.deviation
+    assert room.square().mean() == pytest.approx(1, rel=0.1)
+    # What a small change of each number does to pictures, by differences.
+    some = tokens[:200]
+    shown = torch.empty(16, 6)
+    for i, f in np.ndindex(16, 6):
+        other = some.clone()
+        other[:, i, f] += 0.05 * deviation[f]
+        change = made.layout.pictures(other) - made.layout.pictures(some)
+        shown[i, f] = change.square().flatten(1).sum(1).mean().sqrt()
+    assert np.corrcoef(shown.flatten(), room.square().flatten())[0, 1] > 0.95
     torch.testing.assert_close(made.tokens(made.whitened(tokens)), tokens)
 
 

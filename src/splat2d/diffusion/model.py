@@ -31,8 +31,8 @@ class Model:
 
     network: Denoiser
     layout: Layout
-    mean: Tensor  # [F], of the tokens it was trained on
-    deviation: Tensor  # [F]
+    mean: Tensor  # [F] or [N, F], of the tokens it was trained on
+    deviation: Tensor  # the same shape; smaller where noise shall hide less
     names: tuple[str, ...]  # of the classes; empty where there are none
     prediction: str  # what the network puts out: "x", the clean tokens, or "v", the velocity
     encoder: Encoder | None = None  # what made splats of the pictures, where it was not a fit of each
@@ -42,7 +42,7 @@ class Model:
         return self.mean.device
 
     def whitened(self, tokens: Tensor) -> Tensor:
-        """Tokens [..., F] at mean 0 and deviation 1."""
+        """Tokens [..., N, F] about mean 0 and deviation 1."""
         return (tokens - self.mean) / self.deviation
 
     def tokens(self, whitened: Tensor) -> Tensor:
@@ -188,8 +188,8 @@ def load_model(path: Path, device: torch.device | str = "cpu") -> Model:
         network = Denoiser(layout, header["classes"], config)
         network.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
         mean, deviation = torch.tensor(header["mean"]), torch.tensor(header["deviation"])
-        if mean.shape != (layout.fields,) or deviation.shape != (layout.fields,):
-            raise ValueError(f"its statistics are not those of {layout.fields} fields")
+        if mean.shape != deviation.shape or mean.shape not in ((layout.fields,), (layout.count, layout.fields)):
+            raise ValueError(f"its statistics are not those of {layout.count} tokens of {layout.fields} fields")
         names, prediction = tuple(header["names"]), header["prediction"]
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise unreadable(path, error, "a model of this version") from error

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from splat2d.atomic import reason, replacing
 from splat2d.diffusion.flow import noised
 from splat2d.diffusion.grids import save_sheet
-from splat2d.diffusion.layouts import Layout, PatchLayout
+from splat2d.diffusion.layouts import Layout, PatchLayout, SplatLayout
 from splat2d.diffusion.model import LARGEST_SEED, Model, generate, save_model
 from splat2d.diffusion.network import Denoiser, NetworkConfig
 from splat2d.diffusion.splatset import SplatSet, read_header, read_safetensors, rendered, statistics, write_safetensors
@@ -32,6 +32,8 @@ from splat2d.errors import InputError
 VERSION = 2
 CHECKPOINT, MODEL, LOG = "checkpoint.safetensors", "model.safetensors", "log.jsonl"
 SAMPLES = 40  # on a sheet
+SURVEYED, PROBES = 512, 8  # pictures, and products with noise of each, to find out what shows
+LEAST_ROOM = 0.1  # of a number that never shows
 EMA_WARMUP = 10  # the average forgets at 1 - (1 + k) / (EMA_WARMUP + k) while that is faster
 
 
@@ -235,14 +237,36 @@ def token_layout(splats: SplatSet, config: TrainConfig) -> Layout:
 
 
 def training_tokens(splats: SplatSet, config: TrainConfig) -> tuple[Layout, Tensor, Tensor, Tensor]:
-    """Layout, whitened tokens [n, N, F] of the pictures to train on, and their statistics [F]."""
+    """Layout, whitened tokens [n, N, F] of the pictures to train on, and the mean and deviation to undo that [N, F]."""
     layout, part = token_layout(splats, config), torch.from_numpy(splats.part(False))
     if isinstance(layout, PatchLayout):
         tokens = layout.tokens(torch.from_numpy(splats.pictures.images)[part].float() / 255)
     else:
         tokens = splats.tokens[part].float()
-    mean, deviation = statistics(tokens)
-    return layout, (tokens - mean) / deviation, mean, deviation
+    mean, deviation = (each.expand(tokens.shape[1:]) for each in statistics(tokens))
+    if isinstance(layout, SplatLayout):
+        deviation = deviation / _prominence(layout, tokens, deviation)
+    return layout, (tokens - mean) / deviation, mean.contiguous(), deviation.contiguous()
+
+
+def _prominence(layout: SplatLayout, tokens: Tensor, deviation: Tensor) -> Tensor:
+    """How far the numbers of tokens [n, N, F] shall stand out of the noise, mean square 1. [N, F]
+
+    Noise as large as the deviation [N, F] of each hides what shows as soon as what hardly does. With more room for what
+    shows, and less for the rest, a model learns it first. The room goes with the root of how much pictures change.
+    """
+    generator = torch.Generator().manual_seed(0)
+    some = tokens[torch.randperm(len(tokens), generator=generator)[:SURVEYED]]
+    squared = torch.zeros_like(deviation)
+    for _ in range(PROBES):
+        x = some.clone().requires_grad_()
+        shown = layout.pictures(x)
+        # A Jacobian's columns are as long as its products with noise on average (Hutchinson 1989).
+        noise = torch.randn(shown.shape, generator=generator)
+        (gradient,) = torch.autograd.grad((shown * noise).sum(), x)
+        squared += gradient.square().mean(0)
+    room = (deviation * squared.sqrt()).sqrt()
+    return (room / room.square().mean().sqrt()).clamp_min(LEAST_ROOM)
 
 
 def _batch(
