@@ -235,9 +235,7 @@ def test_evaluate_reports(made, tmp_path, capsys, monkeypatch):
         **{"samples": 40, "train": 40, "fitted train": 40, "floor": 60, "mean picture": 40},
     }
     assert report["finite"] == 1 and report["train_count"] == 200 and report["test_count"] == 60
-    assert any(
-        note.startswith("40 samples in") and "2 steps of dpm++, guidance 1.5" in note for note in report["notes"]
-    )
+    assert any(note.startswith("40 samples in") and "2 steps of heun, guidance 1.5" in note for note in report["notes"])
     assert json.loads((tmp_path / "report.json").read_text()) == report
     assert len(list((tmp_path / "judges").iterdir())) == 3
     page = tmp_path / "report.md"

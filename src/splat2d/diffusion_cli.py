@@ -37,7 +37,9 @@ COLUMNS = 10  # of a sheet, if the classes do not say
 
 Number = Annotated[int, arg(metavar="N")]
 Value = Annotated[float, arg(metavar="X")]
-Sampler = Annotated[Literal["euler", "heun", "dpm++"], arg(help_behavior_hint="(default: dpm++)")]
+Sampler = Literal["euler", "heun", "dpm++"]
+SampleBy = Annotated[Sampler, arg(help_behavior_hint="(default: heun)")]
+EditBy = Annotated[Sampler, arg(help_behavior_hint="(default: dpm++)")]
 Show = Callable[[int, int, str], None]  # done, total, words
 
 
@@ -149,10 +151,10 @@ class Sample:
     """Names or numbers of classes, which take turns; all of them unless given."""
     guidance: Value = 1.5
     """How much to follow the class: 1 as the model learned it, more for clearer and less varied pictures."""
-    sampler: Sampler = "dpm++"
+    sampler: SampleBy = "heun"
     """euler and dpm++ ask the model once a step, heun twice."""
-    steps: Number = 25
-    """Steps of the sampler."""
+    steps: Number = 4
+    """Steps of the sampler: few for splats, which end smoother then, 25 for pixels."""
     shift: Value = 1.0
     """Below 1: more of the steps near the picture; above 1: near the noise."""
     seed: Number = 0
@@ -206,7 +208,7 @@ class Edit:
     """How many pictures, each with other chance; of blend, how many on the way."""
     guidance: Value = 1.5
     """As in sample."""
-    sampler: Sampler = "dpm++"
+    sampler: EditBy = "dpm++"
     """As in sample."""
     steps: Number = 25
     """As in sample."""
@@ -239,9 +241,9 @@ class Evaluate:
     """How many to draw, of all classes equally."""
     guidance: Value = 1.5
     """As in sample."""
-    sampler: Sampler = "dpm++"
+    sampler: SampleBy = "heun"
     """As in sample."""
-    steps: Number = 25
+    steps: Number = 4
     """As in sample."""
     shift: Value = 1.0
     """As in sample."""
