@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -33,15 +33,12 @@ COLORS = 3  # channels with colour; a fourth is alpha
 Progress = Callable[[int, int], None]  # passes through the network that are done, of how many
 
 
-# What is known enters step by step.
-SAMPLING = SampleConfig(steps=25, sampler="dpm++")
-
-
 @dataclass(frozen=True, slots=True)
 class EditConfig:
     """How to draw what completes a picture."""
 
-    sampling: SampleConfig = SAMPLING
+    # Many steps, since what is known enters with each.
+    sampling: SampleConfig = field(default_factory=lambda: SampleConfig(steps=25, sampler="dpm++"))
     repeats: int = 2  # times that the picture goes back to noise and is made again, which joins its parts
     back_to: float = 0.5  # the time it goes back to
 
@@ -217,7 +214,7 @@ def vary(
 
     strength: the share of noise, from 0, which changes nothing, to 1, which leaves nothing. Raises InputError.
     """
-    config = config or SAMPLING
+    config = config or SampleConfig()
     check_samples(model, labels, config)
     if not 0 <= strength <= 1:
         raise InputError(f"strength: must be 0 to 1, got {strength:g}")
