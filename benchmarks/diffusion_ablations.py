@@ -1,7 +1,8 @@
 """What each choice of the splat models brings: python benchmarks/diffusion_ablations.py DATA.npz --seconds 60
 
-Trains every variant for the same time, draws 10,000 samples of each and judges them by the same nets. A JSON object per
-variant goes to --output as it is done, a table to stdout at the end. --part 0/2 and 1/2 share the work of two GPUs.
+Trains every variant for the same time or, with --steps, for as many steps, draws samples of each and judges them by the
+same nets. A JSON object per variant goes to --output as it is done, a table to stdout at the end. --part 0/2 and 1/2
+share the work of two GPUs. --compact is for pictures as small as scikit-learn's digits, on a CPU.
 """
 
 import argparse
@@ -19,7 +20,7 @@ from machine import commit
 
 from splat2d.diffusion import layouts
 from splat2d.diffusion.encoder import Encoder, EncoderConfig, encoded, train_encoder
-from splat2d.diffusion.evaluation import train_judges
+from splat2d.diffusion.evaluation import EvaluationConfig, train_judges
 from splat2d.diffusion.grids import save_sheet
 from splat2d.diffusion.layouts import GEOMETRY, SplatLayout
 from splat2d.diffusion.metrics import frechet_distance, neighbourhoods
@@ -35,50 +36,65 @@ from splat2d.torch import z_order
 class Variant:
     build: dict[str, Any] = field(default_factory=dict)
     train: dict[str, Any] = field(default_factory=dict)
+    network: dict[str, Any] = field(default_factory=dict)
     encoder: dict[str, Any] | None = None  # splats by an encoder of this configuration instead of fits
+    finer: int = 1  # divides the patch of pixels
     order: str = "slots"  # of the splats: slots, shuffled, morton (of the fits), random (fits from random starts)
 
 
 VARIANTS = {
-    "64 splats": Variant(build={"splats": 64}),
-    "pixels, patch 4": Variant(train={"tokens": "pixels"}),
-    "encoder, 100 splats": Variant(build={"splats": 100}, encoder={}),
-    "encoder, 100 splats, noise 0.2": Variant(build={"splats": 100}, encoder={"noise": 0.2}),
-    "encoder, 100 splats, noise 0.03": Variant(build={"splats": 100}, encoder={"noise": 0.03}),
-    "encoder, 100 splats, one pass": Variant(build={"splats": 100}, encoder={"passes": 1}),
-    "encoder, 100 splats, not settled": Variant(build={"splats": 100}, encoder={"settling": 0}),
-    "encoder, 100 splats, settled for 100 steps": Variant(build={"splats": 100}, encoder={"settling": 100}),
-    "encoder, 100 splats, settled for 400 steps": Variant(build={"splats": 100}, encoder={"settling": 400}),
-    "encoder, 100 splats, render loss 20": Variant(build={"splats": 100}, encoder={}, train={"render": 20.0}),
-    "encoder, 100 splats, predict x": Variant(build={"splats": 100}, encoder={}, train={"prediction": "x"}),
-    "encoder, 100 splats, squares of 2": Variant(
-        build={"splats": 100}, encoder={}, train={"network": NetworkConfig(group=2)}
-    ),
-    "encoder, 100 splats, no slot embedding": Variant(
-        build={"splats": 100}, encoder={}, train={"network": NetworkConfig(slots=False)}
-    ),
-    "encoder, 100 splats, shuffled": Variant(build={"splats": 100}, encoder={}, order="shuffled"),
-    "encoder, 100 splats, shuffled, no slot embedding": Variant(
-        build={"splats": 100}, encoder={}, order="shuffled", train={"network": NetworkConfig(slots=False)}
-    ),
-    "encoder, 100 splats, Morton order": Variant(build={"splats": 100}, encoder={}, order="morton"),
-    "encoder, 64 splats": Variant(build={"splats": 64}, encoder={}),
-    "100 splats, anchor 0.02": Variant(build={"splats": 100, "anchor": 0.02}),
-    "predict x": Variant(train={"prediction": "x"}),
-    "pixels, patch 2": Variant(train={"tokens": "pixels", "patch": 2}),
-    "100 splats": Variant(build={"splats": 100}),
-    "anchor 0.02": Variant(build={"anchor": 0.02}),
-    "render loss 20": Variant(train={"render": 20.0}),
-    "anchor 0": Variant(build={"anchor": 0.0}),
-    "pixels, patch 4, predict x": Variant(train={"tokens": "pixels", "prediction": "x"}),
-    "49 splats": Variant(build={"splats": 49}),
-    "no slot embedding": Variant(train={"network": NetworkConfig(slots=False)}),
-    "shuffled, no slot embedding": Variant(order="shuffled", train={"network": NetworkConfig(slots=False)}),
-    "shuffled": Variant(order="shuffled"),
-    "Morton order": Variant(order="morton"),
-    "random starts": Variant(order="random"),
-    "random starts, Morton order": Variant(order="random morton"),
+    "encoder": Variant(encoder={}),
+    "encoder, shuffled": Variant(encoder={}, order="shuffled"),
+    "encoder, no slot embedding": Variant(encoder={}, network={"slots": False}),
+    "encoder, shuffled, no slot embedding": Variant(encoder={}, order="shuffled", network={"slots": False}),
+    "encoder, Morton order": Variant(encoder={}, order="morton"),
+    "encoder, predict x": Variant(encoder={}, train={"prediction": "x"}),
+    "encoder, render loss 5": Variant(encoder={}, train={"render": 5.0}),
+    "encoder, render loss 20": Variant(encoder={}, train={"render": 20.0}),
+    "encoder, squares of 2": Variant(encoder={}, network={"group": 2}),
+    "encoder, not settled": Variant(encoder={"settling": 0}),
+    "encoder, settled for 100 steps": Variant(encoder={"settling": 100}),
+    "encoder, settled for 400 steps": Variant(encoder={"settling": 400}),
+    "encoder, noise 0.2": Variant(encoder={"noise": 0.2}),
+    "encoder, noise 0.03": Variant(encoder={"noise": 0.03}),
+    "encoder, one pass": Variant(encoder={"passes": 1}),
+    "pixels": Variant(train={"tokens": "pixels"}),
+    "pixels, predict x": Variant(train={"tokens": "pixels", "prediction": "x"}),
+    "pixels, half the patch": Variant(train={"tokens": "pixels"}, finer=2),
+    "fits": Variant(),
+    "fits, predict x": Variant(train={"prediction": "x"}),
+    "fits, anchor 0.02": Variant(build={"anchor": 0.02}),
+    "fits, anchor 0": Variant(build={"anchor": 0.0}),
+    "fits, render loss 20": Variant(train={"render": 20.0}),
+    "fits, no slot embedding": Variant(network={"slots": False}),
+    "fits, shuffled": Variant(order="shuffled"),
+    "fits, shuffled, no slot embedding": Variant(order="shuffled", network={"slots": False}),
+    "fits, Morton order": Variant(order="morton"),
+    "fits, random starts": Variant(order="random"),
+    "fits, random starts, Morton order": Variant(order="random morton"),
 }
+
+
+@dataclass(frozen=True)
+class Base:
+    """What variants change."""
+
+    splats: int
+    patch: int
+    encoder: EncoderConfig
+    train: TrainConfig
+    judges: EvaluationConfig
+
+
+USUAL = Base(100, 4, EncoderConfig(), TrainConfig(), EvaluationConfig())
+COMPACT = Base(
+    16,
+    2,
+    EncoderConfig(width=48, depth=1, heads=3, passes=3, features=32, steps=1000, batch=128, rate=2e-3),
+    TrainConfig(network=NetworkConfig(64, 3, 2), batch=64, rate=3e-3, average=0.998),
+    EvaluationConfig.compact(),
+)
+DRAWN = [(25, 1.0), (25, 1.5), (25, 2.0), (4, 1.5), (4, 2.0)]  # steps of heun, guidance
 
 
 def main() -> None:
@@ -88,7 +104,9 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=0, help="of training, instead of --seconds: for shared GPUs")
     parser.add_argument("--encoder-seconds", type=float, default=0, help="of training an encoder; by its steps if 0")
     parser.add_argument("--encoder", type=Path, help="a model whose encoder to take where it is trained as usual")
+    parser.add_argument("--splats", type=int, help="of a picture: 100, or 16 with --compact")
     parser.add_argument("--samples", type=int, default=10_000)
+    parser.add_argument("--compact", action="store_true", help="small nets")
     parser.add_argument("--only", nargs="*", default=[*VARIANTS], choices=[*VARIANTS])
     parser.add_argument("--part", default="0/1")
     parser.add_argument("--device", default="cuda")
@@ -99,17 +117,24 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("ablations.jsonl"))
     options = parser.parse_args()
     part, parts = map(int, options.part.split("/"))
+    base = COMPACT if options.compact else USUAL
+    base = replace(base, splats=options.splats or base.splats)
     layouts.LARGEST = 8.0  # splats in another order are far from their slots
     pictures = load_pictures(options.data)
     began = time.perf_counter()
     real = [pictures.images[pictures.test == test] for test in (False, True)]
     labels = [pictures.labels[pictures.test == test] for test in (False, True)]
-    judges = train_judges(real[0], labels[0], device=options.device, folder=options.judges)
+    judges = train_judges(real[0], labels[0], base.judges, device=options.device, folder=options.judges)
     assert judges.second is not None
+    compared = np.full(len(pictures), True) if options.compact else pictures.test  # digits to test are too few
     about = {"accuracies": [net.accuracy(real[1], labels[1]) for net in (judges.features, judges.second)]}
     print(json.dumps({"judges": judges.digests, **about, "seconds": time.perf_counter() - began}), flush=True)
-    features = judges.features.features(real[1])
-    usual = load_model(options.encoder).encoder if options.encoder else None
+    features = judges.features.features(pictures.images[compared])
+    encoders: dict[str, Encoder] = {}  # by what their training changes
+    if options.encoder:
+        usual = load_model(options.encoder).encoder
+        assert usual is not None and usual.layout.count == base.splats, "an encoder of other splats"
+        encoders[repr({})] = usual
     sets: dict[str, SplatSet] = {}
     rows = []
     for name in options.only[part::parts]:
@@ -118,10 +143,10 @@ def main() -> None:
         began = time.perf_counter()
         key = repr((variant.build, variant.encoder, variant.order))
         if key not in sets:
-            sets[key] = splats_of(pictures, variant, usual, options.device, options.encoder_seconds)
+            sets[key] = splats_of(pictures, base, variant, encoders, options.device, options.encoder_seconds)
         splats = sets[key]
         row = {"name": name, "commit": commit(), "seed": options.seed, "setup": round(time.perf_counter() - began)}
-        row |= trained_and_judged(splats, name, options, judges, features, real, labels)
+        row |= trained_and_judged(splats, base, name, options, judges, features, compared)
         rows.append(row)
         with options.output.open("a", encoding="utf-8") as log:
             log.write(json.dumps(row) + "\n")
@@ -133,24 +158,26 @@ def main() -> None:
         print(f"| {' | '.join(cells)} |")
 
 
-def splats_of(pictures: Pictures, variant: Variant, usual: Encoder | None, device: str, seconds: float) -> SplatSet:
-    config = BuildConfig(**variant.build)
+def splats_of(
+    pictures: Pictures, base: Base, variant: Variant, encoders: dict[str, Encoder], device: str, seconds: float
+) -> SplatSet:
+    config = BuildConfig(base.splats, **variant.build)
     other = "random" in variant.order or variant.encoder is not None
     splats = build(pictures, replace(config, steps=1) if other else config, device=device)
     tokens = splats.tokens.float()
     layout = splats.layout
     if variant.encoder is not None:
         images = torch.from_numpy(pictures.images).to(device)
-        if usual is not None and variant.encoder.keys() <= {"settling"} and usual.layout == layout:
-            encoder = usual.to(device)
-            encoder.config = replace(encoder.config, **{"settling": EncoderConfig().settling, **variant.encoder})
-        else:
+        changed = {name: value for name, value in variant.encoder.items() if name != "settling"}
+        if repr(changed) not in encoders:
             known = images[torch.from_numpy(splats.part(False)).to(device)]
-            settings = EncoderConfig(**variant.encoder)
+            settings = replace(base.encoder, **changed)
             if seconds:
                 settings = replace(settings, steps=steps_within(seconds, known, layout, settings))
-            encoder = train_encoder(known, layout, settings, anchor=config.anchor)
+            encoders[repr(changed)] = train_encoder(known, layout, settings, anchor=config.anchor)
             print(f"encoder: {settings.steps} steps", flush=True)
+        encoder = encoders[repr(changed)].to(device)
+        encoder.config = replace(encoder.config, settling=variant.encoder.get("settling", base.encoder.settling))
         tokens = encoded(encoder, images).cpu()
     generator = torch.Generator().manual_seed(0)
     if "random" in variant.order:
@@ -196,15 +223,16 @@ def steps_within(seconds: float, images: torch.Tensor, layout: SplatLayout, conf
 
 def trained_and_judged(
     splats: SplatSet,
+    base: Base,
     name: str,
     options: argparse.Namespace,
     judges: Any,
     features: np.ndarray,
-    real: list[np.ndarray],
-    labels: list[np.ndarray],
+    compared: np.ndarray,
 ) -> dict[str, Any]:
-    device = options.device
-    config = TrainConfig(seed=options.seed, **VARIANTS[name].train)
+    device, variant = options.device, VARIANTS[name]
+    network = replace(base.train.network, **variant.network)
+    config = replace(base.train, network=network, patch=base.patch // variant.finer, seed=options.seed, **variant.train)
     with tempfile.TemporaryDirectory() as folder:
         steps = options.steps
         if not steps:
@@ -217,23 +245,23 @@ def trained_and_judged(
         if options.models:
             shutil.copy(Path(folder) / "run" / MODEL, options.models / f"{name}.safetensors")
     result: dict[str, Any] = {"steps": steps, "seconds": round(events[-1].seconds, 1), "loss": events[-1].loss}
-    shown = rendered(splats.layout, splats.tokens[torch.from_numpy(splats.part(True))], device)
+    shown = rendered(splats.layout, splats.tokens[torch.from_numpy(compared)], device)
     result["floor_psnr"] = floor_psnr(splats, True, device)
     result["floor_fd"] = frechet_distance(judges.features.features(shown), features)
     classes = torch.arange(options.samples) % model.network.classes
-    for guidance in (1.0, 1.5):
+    for count, guidance in DRAWN:
         began = time.perf_counter()
-        tokens = generate(model, classes, SampleConfig(25, "heun", guidance))
+        tokens = generate(model, classes, SampleConfig(count, "heun", guidance))
         images = rendered(model.layout, tokens, device)
         seconds = time.perf_counter() - began
         found = judges.features.features(images)
         overlap = neighbourhoods(torch.from_numpy(found).to(device), torch.from_numpy(features).to(device))
-        accuracy = judges.second.accuracy(images, classes.numpy())
-        result |= {f"fd_{guidance}": frechet_distance(found, features), f"accuracy_{guidance}": accuracy}
-        result |= {f"precision_{guidance}": overlap.precision, f"recall_{guidance}": overlap.recall}
+        drawn = f"{count}_{guidance}"
+        result |= {f"fd_{drawn}": frechet_distance(found, features), f"sample_seconds_{drawn}": round(seconds, 1)}
+        result |= {f"accuracy_{drawn}": judges.second.accuracy(images, classes.numpy())}
+        result |= {f"precision_{drawn}": overlap.precision, f"recall_{drawn}": overlap.recall}
     if options.sheets:
         save_sheet(options.sheets / f"{name}.png", images[:100], 10)
-    result["sample_seconds"] = round(seconds, 1)
     result["config"] = asdict(config)
     return result
 
