@@ -170,7 +170,7 @@ def train_encoder(
     if gpu:
         for block in encoder.blocks:
             block.compile(dynamic=False)
-        run: Callable[..., Tensor] = Replayed(step, batch(), encoder, optimizer)
+        run: Callable[..., Tensor] = Replayed(step, batch(), encoder, [optimizer])
     else:
         run = step
     for index in range(config.steps):
