@@ -59,7 +59,7 @@ def main() -> None:
     parser.add_argument("--render", type=float, default=TrainConfig().render, help="of splats")
     parser.add_argument("--flip", action="store_true")
     parser.add_argument("--patch", type=int, default=4)
-    parser.add_argument("--steps", type=int, nargs="*", default=[4, 5, 7, 10, 25], help="of heun")
+    parser.add_argument("--steps", type=int, nargs="*", default=[3, 4, 5, 7, 10, 25], help="of heun")
     parser.add_argument("--guidance", type=float, nargs="*", default=[1.0, 1.25, 1.5, 2.0])
     parser.add_argument("--samples", type=int, default=10_000)
     parser.add_argument("--seed", type=int, default=0)
