@@ -366,6 +366,9 @@ def test_whitening_is_of_the_pictures_to_train_on_and_gives_room_to_what_shows(m
     mean, deviation = digit_splats.statistics()
     torch.testing.assert_close(made.mean, mean.expand(16, 6))
     room = deviation / made.deviation
+    white = (made.whitened(tokens) / room).flatten(0, 1)
+    torch.testing.assert_close(white.mean(0), torch.zeros(6), atol=1e-3, rtol=0)
+    torch.testing.assert_close(white.std(0), torch.ones(6), atol=1e-3, rtol=0)
     assert room.square().mean() == pytest.approx(1, rel=0.1)
     # What a small change of each number does to pictures, by differences.
     some = tokens[:200]

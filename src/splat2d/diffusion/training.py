@@ -245,11 +245,11 @@ def training_tokens(splats: SplatSet, config: TrainConfig) -> tuple[Layout, Tens
         tokens = splats.tokens[part].float()
     mean, deviation = (each.expand(tokens.shape[1:]) for each in statistics(tokens))
     if isinstance(layout, SplatLayout):
-        deviation = deviation / _prominence(layout, tokens, deviation)
+        deviation = deviation / _room(layout, tokens, deviation)
     return layout, (tokens - mean) / deviation, mean.contiguous(), deviation.contiguous()
 
 
-def _prominence(layout: SplatLayout, tokens: Tensor, deviation: Tensor) -> Tensor:
+def _room(layout: SplatLayout, tokens: Tensor, deviation: Tensor) -> Tensor:
     """How far the numbers of tokens [n, N, F] shall stand out of the noise, mean square 1. [N, F]
 
     Noise as large as the deviation [N, F] of each hides what shows as soon as what hardly does. With more room for what

@@ -54,7 +54,7 @@ class Update:
             fused=True,
             capturable=model.device.type == "cuda",
         )
-        self._optimizers = [others, *([Muon(matrices, self._rate, rules.decay)] if matrices else [])]
+        self._optimizers = [others, Muon(matrices, self._rate, rules.decay)]
         self._whole: nn.Module = network
         if workers > 1:
             gpu = [model.device.index] if model.device.type == "cuda" else None
