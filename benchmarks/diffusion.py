@@ -37,6 +37,9 @@ from splat2d.diffusion.splatset import (
 )
 from splat2d.diffusion.training import MODEL, TrainConfig, train
 
+# For a CPU: pictures as small as digits learn it in half a minute, tiles of 32x32 in half an hour.
+SMALL_ENCODER = EncoderConfig(width=48, depth=1, heads=3, passes=3, features=32, steps=1000, batch=128, rate=2e-3)
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -45,7 +48,7 @@ def main() -> None:
     parser.add_argument("--tokens", nargs="*", default=["splats", "pixels"], choices=["splats", "pixels", "none"])
     parser.add_argument("--seconds", type=float, default=1200, help="of training, each")
     parser.add_argument("--splats", type=int, default=100)
-    parser.add_argument("--encoder-steps", type=int, default=EncoderConfig().steps)
+    parser.add_argument("--encoder-steps", type=int, help="4000, with --compact 1000")
     parser.add_argument("--encoder", type=Path, help="a model whose encoder to take, instead of training one")
     parser.add_argument("--settling", type=int, default=EncoderConfig().settling, help="steps of what an encoder gives")
     parser.add_argument("--fit", action="store_true", help="fit each picture instead of encoding it")
@@ -63,7 +66,7 @@ def main() -> None:
     parser.add_argument("--guidance", type=float, nargs="*", default=[1.0, 1.25, 1.5, 2.0])
     parser.add_argument("--samples", type=int, default=10_000)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--compact", action="store_true", help="small nets to judge by")
+    parser.add_argument("--compact", action="store_true", help="a small encoder, and small nets to judge by: for a CPU")
     parser.add_argument("--device", default="cuda")
     options = parser.parse_args()
     options.output.mkdir(parents=True, exist_ok=True)
@@ -86,8 +89,10 @@ def the_set(options: argparse.Namespace) -> SplatSet:
         encoder.config = replace(encoder.config, settling=options.settling)
         splats = build_by(encoder, pictures, device=options.device)
     else:
-        settings = None if options.fit else EncoderConfig(steps=options.encoder_steps, settling=options.settling)
-        splats = build(pictures, BuildConfig(options.splats, encoder=settings), device=options.device)
+        usual = SMALL_ENCODER if options.compact else EncoderConfig()
+        config = replace(usual, steps=options.encoder_steps or usual.steps, settling=options.settling)
+        settings = BuildConfig(options.splats, encoder=None if options.fit else config)
+        splats = build(pictures, settings, device=options.device)
     seconds = time.perf_counter() - began
     save_splats(path, splats)
     floors = {"train": floor_psnr(splats, False, options.device), "test": floor_psnr(splats, True, options.device)}

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from diffusion import SMALL_ENCODER
 from machine import commit
 
 from splat2d.diffusion import layouts
@@ -90,7 +91,7 @@ USUAL = Base(100, 4, EncoderConfig(), TrainConfig(), EvaluationConfig())
 COMPACT = Base(
     16,
     2,
-    EncoderConfig(width=48, depth=1, heads=3, passes=3, features=32, steps=1000, batch=128, rate=2e-3),
+    SMALL_ENCODER,
     TrainConfig(network=NetworkConfig(64, 3, 2), batch=64, rate=3e-3, average=0.998),
     EvaluationConfig.compact(),
 )
