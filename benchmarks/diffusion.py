@@ -67,6 +67,7 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=10_000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--compact", action="store_true", help="a small encoder, and small nets to judge by: for a CPU")
+    parser.add_argument("--judge-steps", type=int, help="of training of each net that judges; 150 to 2000 by its kind")
     parser.add_argument("--device", default="cuda")
     options = parser.parse_args()
     options.output.mkdir(parents=True, exist_ok=True)
@@ -136,7 +137,7 @@ def trained_and_judged(splats: SplatSet, tokens: str, options: argparse.Namespac
         *(data.images[known], data.labels[known] if labelled else None),
         *(data.images[held_out], data.labels[held_out] if labelled else None),
     )
-    settings = EvaluationConfig.compact() if options.compact else EvaluationConfig()
+    settings = judging(options)
     judges = train_judges(*real[:2], settings, device=device, folder=options.output / "judges")
     test = judges.features.features(real[2])
     labels = torch.arange(options.samples) % model.network.classes
@@ -174,6 +175,14 @@ def trained_and_judged(splats: SplatSet, tokens: str, options: argparse.Namespac
     (options.output / f"{tokens}.md").write_text(report.to_markdown())
     (options.output / f"{tokens}.json").write_text(report.to_json() + "\n")
     print(report.to_markdown(), flush=True)
+
+
+def judging(options: argparse.Namespace) -> EvaluationConfig:
+    usual = EvaluationConfig.compact() if options.compact else EvaluationConfig()
+    if not options.judge_steps:
+        return usual
+    nets = {name: getattr(usual, name) for name in ("features", "second", "learner")}
+    return replace(usual, **{name: replace(net, steps=options.judge_steps) for name, net in nets.items()})
 
 
 if __name__ == "__main__":
