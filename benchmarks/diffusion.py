@@ -25,6 +25,7 @@ from splat2d.diffusion.metrics import frechet_distance
 from splat2d.diffusion.model import SampleConfig, generate, load_model
 from splat2d.diffusion.network import NetworkConfig
 from splat2d.diffusion.pictures import load_pictures
+from splat2d.diffusion.samples import labels_like
 from splat2d.diffusion.splatset import (
     BuildConfig,
     SplatSet,
@@ -140,7 +141,7 @@ def trained_and_judged(splats: SplatSet, tokens: str, options: argparse.Namespac
     settings = judging(options)
     judges = train_judges(*real[:2], settings, device=device, folder=options.output / "judges")
     test = judges.features.features(real[2])
-    labels = torch.arange(options.samples) % model.network.classes
+    labels = labels_like(options.samples, data.labels[known])
     tries = []
     for steps, guidance in product(options.steps, options.guidance):
         began = time.perf_counter()

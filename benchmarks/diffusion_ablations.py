@@ -28,6 +28,7 @@ from splat2d.diffusion.metrics import frechet_distance, neighbourhoods
 from splat2d.diffusion.model import SampleConfig, generate, load_model
 from splat2d.diffusion.network import NetworkConfig
 from splat2d.diffusion.pictures import Pictures, load_pictures
+from splat2d.diffusion.samples import labels_like
 from splat2d.diffusion.splatset import BuildConfig, SplatSet, build, fit_tokens, floor_psnr, rendered
 from splat2d.diffusion.training import MODEL, TrainConfig, train
 from splat2d.torch import z_order
@@ -249,7 +250,7 @@ def trained_and_judged(
     shown = rendered(splats.layout, splats.tokens[torch.from_numpy(compared)], device)
     result["floor_psnr"] = floor_psnr(splats, True, device)
     result["floor_fd"] = frechet_distance(judges.features.features(shown), features)
-    classes = torch.arange(options.samples) % model.network.classes
+    classes = labels_like(options.samples, splats.pictures.labels[splats.part(False)])
     for count, guidance in DRAWN:
         began = time.perf_counter()
         tokens = generate(model, classes, SampleConfig(count, "heun", guidance))

@@ -15,6 +15,7 @@ from splat2d.diffusion.evaluation import EvaluationConfig, train_judges
 from splat2d.diffusion.metrics import frechet_distance, neighbourhoods
 from splat2d.diffusion.model import SampleConfig, generate, load_model
 from splat2d.diffusion.pictures import load_pictures
+from splat2d.diffusion.samples import labels_like
 from splat2d.diffusion.splatset import rendered
 
 ROWS = [
@@ -43,7 +44,7 @@ def main() -> None:
     )
     assert judges.second is not None
     real = judges.features.features(pictures.images[pictures.test])
-    labels = torch.arange(options.samples) % model.network.classes
+    labels = labels_like(options.samples, pictures.labels[train])
     print(f"Commit {commit()}, {options.samples} samples, judges {judges.digests}\n")
     print("| sampler | steps | guidance | shift | FD | precision | recall | second accuracy | seconds |")
     print("|---|---|---|---|---|---|---|---|---|")

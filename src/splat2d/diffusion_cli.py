@@ -559,7 +559,7 @@ def _evaluate(command: Evaluate) -> int:
     from splat2d.diffusion.devices import chosen
     from splat2d.diffusion.evaluation import LEAST, EvaluationConfig, evaluate, some_of, train_judges
     from splat2d.diffusion.model import SampleConfig, check_same, generate, load_model
-    from splat2d.diffusion.samples import labels_for
+    from splat2d.diffusion.samples import labels_like
     from splat2d.diffusion.splatset import load_splats, rendered
     from splat2d.files import check_places
 
@@ -570,7 +570,8 @@ def _evaluate(command: Evaluate) -> int:
     device = chosen(command.device)
     model, splats = load_model(command.model, device), load_splats(command.splats)
     check_same(model, splats)
-    labels = labels_for(command.samples, (), model.names)
+    pictures, train, test = splats.pictures, splats.part(False), splats.part(True)
+    labels = labels_like(command.samples, pictures.labels[train])
     config = SampleConfig(command.steps, command.sampler, command.guidance, command.shift, command.seed)
     began = time.perf_counter()
     with _counting(command.quiet) as show:
@@ -578,7 +579,6 @@ def _evaluate(command: Evaluate) -> int:
         images = rendered(model.layout, tokens, device)
         seconds = time.perf_counter() - began
         show(0, 1, "judging")
-        pictures, train, test = splats.pictures, splats.part(False), splats.part(True)
         known = bool(pictures.names)
         real = (
             pictures.images[train],

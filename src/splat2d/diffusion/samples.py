@@ -43,6 +43,17 @@ def labels_for(count: int, wanted: tuple[str, ...], names: tuple[str, ...]) -> T
     return torch.tensor(classes)[torch.arange(count) % len(classes)]
 
 
+def labels_like(count: int, known: NDArray[np.int64]) -> Tensor:
+    """Labels [count] in the proportions of known ones [n], classes taking turns as evenly as that goes."""
+    shares = count * np.bincount(known) / len(known)
+    counts = shares.astype(np.int64)
+    lacking = np.argsort(counts - shares, kind="stable")  # the largest remainders first
+    counts[lacking[: count - counts.sum()]] += 1
+    classes = np.repeat(np.arange(len(counts)), counts)
+    turns = np.concatenate([(np.arange(each) + 0.5) / each for each in counts if each])
+    return torch.from_numpy(classes[np.argsort(turns, kind="stable")])
+
+
 def label_for(count: int, wanted: str | None, names: tuple[str, ...], any_class: int) -> Tensor:
     """Labels [count] of one class, by name or number, or of the one that stands for any. Raises InputError."""
     if wanted is None:
