@@ -15,7 +15,6 @@ from operator import itemgetter
 from pathlib import Path
 
 import numpy as np
-import torch
 from machine import commit
 
 from splat2d.diffusion.encoder import EncoderConfig
