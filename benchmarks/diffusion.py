@@ -60,6 +60,7 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=TrainConfig().rate)
     parser.add_argument("--middle", type=float, default=TrainConfig().middle)
     parser.add_argument("--render", type=float, default=TrainConfig().render, help="of splats")
+    parser.add_argument("--prediction", default=TrainConfig().prediction, choices=["v", "x"])
     parser.add_argument("--flip", action="store_true")
     parser.add_argument("--patch", type=int, default=4)
     parser.add_argument("--steps", type=int, nargs="*", default=[3, 4, 5, 7, 10, 25], help="of heun")
@@ -112,6 +113,7 @@ def trained_and_judged(splats: SplatSet, tokens: str, options: argparse.Namespac
         tokens=tokens,
         patch=options.patch,
         network=network,
+        prediction=options.prediction,
         batch=options.batch,
         rate=options.rate,
         middle=options.middle,
