@@ -37,7 +37,7 @@ from splat2d.diffusion.splatset import (
 )
 from splat2d.diffusion.training import MODEL, TrainConfig, train
 
-# For a CPU: pictures as small as digits learn it in half a minute, tiles of 32x32 in half an hour.
+# Small enough to train on a CPU.
 SMALL_ENCODER = EncoderConfig(width=48, depth=1, heads=3, passes=3, features=32, steps=1000, batch=128, rate=2e-3)
 
 

@@ -238,7 +238,7 @@ class Evaluate:
     output: Annotated[Path | None, arg(aliases=["-o"], metavar="FILE", help_behavior_hint="")] = None
     """Write the report here as well: .md or .json."""
     samples: Number = 10_000
-    """How many to draw, of each class as many as the set has of it."""
+    """How many to draw, of each class in the proportion that the set has of it."""
     guidance: Value = 1.5
     """As in sample."""
     sampler: SampleBy = "heun"
