@@ -26,7 +26,8 @@ AROUND = 3  # points a side, around each slot, where features of the picture are
 BOUND = 4.0  # of what one pass may change, in the units of tokens
 ENCODED_AT_ONCE = 1 << 23  # pixels of the pictures encoded together: bounds the memory of a GPU
 ENCODED_AT_ONCE_ON_CPU = 1 << 21
-SETTLING_RATE = 0.2  # half of what would still be stable on clothes
+SETTLING_RATE = 0.2  # half of what would still be stable on most clothes
+ASTRAY = 1.1  # times the least error of a picture so far: with momentum it swings a little where all is well
 SURVEYED = 4096  # pictures that the deviations of fields are found from
 PREFIX = "encoder."  # of its tensors in files
 
@@ -79,15 +80,29 @@ class Encoder(nn.Module):
         return self._settled(images, self.refine(images)[-1].detach())
 
     def _settled(self, images: Tensor, answer: Tensor) -> Tensor:
-        """Nesterov's gradient descent on the squared error, in units of each field's deviation."""
-        rate = SETTLING_RATE / (self.layout.sigma**2 * self.layout.channels)  # the error's curvature grows with both
-        now = before = torch.zeros_like(answer)
-        for step in range(self.config.settling):
+        """Nesterov's gradient descent on the squared error, in units of each field's deviation.
+
+        The error of a few pictures, those with the brightest splats, curves so much that descent diverges. A picture
+        whose error grows goes back to its best splats, without momentum, and goes on at half the rate.
+        """
+        layout, each = self.layout, (len(images), 1, 1)
+        # The error's curvature grows with the area of a slot and with the channels.
+        rate = answer.new_full(each, SETTLING_RATE / (layout.sigma**2 * layout.channels))
+        age, least = answer.new_zeros(each), answer.new_full(each, math.inf)
+        now = before = best = torch.zeros_like(answer)
+        for _ in range(self.config.settling):
             with torch.enable_grad():
-                ahead = (now + step / (step + 3) * (now - before)).requires_grad_()
-                error = (self.layout.pictures(answer + self.spread * ahead) - images).square().sum()
-                (slope,) = torch.autograd.grad(error + self.config.pull * ahead.square().sum(), ahead)
-            now, before = ahead.detach() - rate * slope, now
+                ahead = (now + age / (age + 3) * (now - before)).requires_grad_()
+                rest = layout.pictures(answer + self.spread * ahead) - images
+                error = rest.square().sum((1, 2, 3)) + self.config.pull * ahead.square().sum((1, 2))
+                (slope,) = torch.autograd.grad(error.sum(), ahead)
+            ahead, error = ahead.detach(), error.detach().view(each)
+            best = torch.where(error < least, ahead, best)
+            least = torch.where(error < least, error, least)
+            astray = ~(error <= ASTRAY * least)  # also where the error is no number
+            rate = torch.where(astray, rate / 2, rate)
+            age = torch.where(astray, 0.0, age + 1)
+            now, before = torch.where(astray, best, ahead - rate * slope), torch.where(astray, best, now)
         return answer + self.spread * now
 
     def refine(self, images: Tensor) -> list[Tensor]:
