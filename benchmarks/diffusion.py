@@ -49,6 +49,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=1200, help="of training, each")
     parser.add_argument("--splats", type=int, default=100)
     parser.add_argument("--encoder-steps", type=int, help="4000, with --compact 1000")
+    parser.add_argument("--passes", type=int, help="of the encoder's network; 4, with --compact 3")
     parser.add_argument("--encoder", type=Path, help="a model whose encoder to take, instead of training one")
     parser.add_argument("--settling", type=int, default=EncoderConfig().settling, help="steps of what an encoder gives")
     parser.add_argument("--fit", action="store_true", help="fit each picture instead of encoding it")
@@ -92,7 +93,8 @@ def the_set(options: argparse.Namespace) -> SplatSet:
         splats = build_by(encoder, pictures, device=options.device)
     else:
         usual = SMALL_ENCODER if options.compact else EncoderConfig()
-        config = replace(usual, steps=options.encoder_steps or usual.steps, settling=options.settling)
+        size = {"steps": options.encoder_steps or usual.steps, "passes": options.passes or usual.passes}
+        config = replace(usual, **size, settling=options.settling)
         settings = BuildConfig(options.splats, encoder=None if options.fit else config)
         splats = build(pictures, settings, device=options.device)
     seconds = time.perf_counter() - began
