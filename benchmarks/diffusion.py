@@ -38,7 +38,9 @@ from splat2d.diffusion.splatset import (
 from splat2d.diffusion.training import MODEL, TrainConfig, train
 
 # Small enough to train on a CPU.
-SMALL_ENCODER = EncoderConfig(width=48, depth=1, heads=3, passes=3, features=32, steps=1000, batch=128, rate=2e-3)
+SMALL_ENCODER = EncoderConfig(
+    width=48, depth=1, heads=3, passes=3, features=32, steps=1000, batch=128, rate=2e-3, settling=220
+)
 
 
 def main() -> None:
@@ -47,11 +49,11 @@ def main() -> None:
     parser.add_argument("-o", "--output", type=Path, default=Path("diffusion"))
     parser.add_argument("--tokens", nargs="*", default=["splats", "pixels"], choices=["splats", "pixels", "none"])
     parser.add_argument("--seconds", type=float, default=1200, help="of training, each")
-    parser.add_argument("--splats", type=int, default=100)
+    parser.add_argument("--splats", type=int, help="of a picture; a quarter of its pixels")
     parser.add_argument("--encoder-steps", type=int, help="4000, with --compact 1000")
-    parser.add_argument("--passes", type=int, help="of the encoder's network; 4, with --compact 3")
+    parser.add_argument("--passes", type=int, help="of the encoder's network; 1, with --compact 3")
     parser.add_argument("--encoder", type=Path, help="a model whose encoder to take, instead of training one")
-    parser.add_argument("--settling", type=int, default=EncoderConfig().settling, help="steps of what an encoder gives")
+    parser.add_argument("--settling", type=int, help="steps of what an encoder gives; 80, with --compact 220")
     parser.add_argument("--fit", action="store_true", help="fit each picture instead of encoding it")
     parser.add_argument("--width", type=int, default=NetworkConfig().width)
     parser.add_argument("--depth", type=int, default=NetworkConfig().depth)
@@ -89,12 +91,13 @@ def the_set(options: argparse.Namespace) -> SplatSet:
     if options.encoder:
         encoder = load_model(options.encoder).encoder
         assert encoder, "the model has none"
-        encoder.config = replace(encoder.config, settling=options.settling)
+        if options.settling is not None:
+            encoder.config = replace(encoder.config, settling=options.settling)
         splats = build_by(encoder, pictures, device=options.device)
     else:
         usual = SMALL_ENCODER if options.compact else EncoderConfig()
-        size = {"steps": options.encoder_steps or usual.steps, "passes": options.passes or usual.passes}
-        config = replace(usual, **size, settling=options.settling)
+        asked = {"steps": options.encoder_steps, "passes": options.passes, "settling": options.settling}
+        config = replace(usual, **{name: value for name, value in asked.items() if value is not None})
         settings = BuildConfig(options.splats, encoder=None if options.fit else config)
         splats = build(pictures, settings, device=options.device)
     seconds = time.perf_counter() - began

@@ -88,7 +88,7 @@ class Base:
     judges: EvaluationConfig
 
 
-USUAL = Base(100, 4, EncoderConfig(), TrainConfig(), EvaluationConfig())
+USUAL = Base(100, 4, EncoderConfig(passes=4, settling=220), TrainConfig(), EvaluationConfig())
 COMPACT = Base(
     16,
     2,

@@ -52,8 +52,8 @@ class Build:
     x and y, or x_train, y_train, x_test and y_test, and perhaps names."""
     output: Annotated[Path, arg(aliases=["-o"], metavar="FILE")] = Path("splats.safetensors")
     """Where to write the splats, with the pictures."""
-    splats: Number = 100
-    """Splats of each picture, those of a grid over it."""
+    splats: Count = None
+    """Splats of each picture, those of a grid over it; a quarter of its pixels, at most about 1024, unless given."""
     method: Literal["encode", "fit"] = "encode"
     """How pictures get their splats. encode: by a network, trained on them first, whose splats are far easier to learn.
     fit: each by itself, closer to the picture; needs no GPU."""
@@ -326,7 +326,7 @@ def _build(command: Build) -> int:
         "width": width,
         "height": height,
         "channels": channels,
-        "splats": splats.config.splats,
+        "splats": splats.layout.count,
         "floor_train": floor_psnr(splats, False, device),
         "floor_test": floor_psnr(splats, True, device),
         "seconds": seconds,

@@ -12,13 +12,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from splat2d.diffusion.graphs import Replayed
-from splat2d.diffusion.layouts import GEOMETRY, Layout, SplatLayout
+from splat2d.diffusion.layouts import BETWEEN, GEOMETRY, Layout, SplatLayout, between, squared_error
 from splat2d.diffusion.network import Block, slot_waves
 from splat2d.errors import InputError
 
@@ -39,13 +40,14 @@ class EncoderConfig:
     width: int = 160
     depth: int = 2
     heads: int = 5
-    passes: int = 4
+    passes: int = 1  # 4 where splats are few for the pixels
     features: int = 96  # channels of what is read off a picture
     steps: int = 4000
     batch: int = 512
     rate: float = 1e-3
     noise: float = 0.1  # added to whitened tokens in training: splats that look the same in spite of small errors
-    settling: int = 220  # steps of gradient descent from the network's answer
+    settling: int = 80  # steps of gradient descent from the network's answer; 220 where splats are few
+    between: float = BETWEEN  # weight of errors where four pixels meet
     pull: float = 0.0001  # weight of squared distances from it, by the fields' deviations; else a few drift far away
 
 
@@ -90,11 +92,13 @@ class Encoder(nn.Module):
         rate = answer.new_full(each, SETTLING_RATE / (layout.sigma**2 * layout.channels))
         age, least = answer.new_zeros(each), answer.new_full(each, math.inf)
         now = before = best = torch.zeros_like(answer)
+        goals = between(images)
         for _ in range(self.config.settling):
             with torch.enable_grad():
                 ahead = (now + age / (age + 3) * (now - before)).requires_grad_()
-                rest = layout.pictures(answer + self.spread * ahead) - images
-                error = rest.square().sum((1, 2, 3)) + self.config.pull * ahead.square().sum((1, 2))
+                tokens = answer + self.spread * ahead
+                error = squared_error(layout, tokens, images, goals, self.config.between)
+                error = error + self.config.pull * ahead.square().sum((1, 2))
                 (slope,) = torch.autograd.grad(error.sum(), ahead)
             ahead, error = ahead.detach(), error.detach().view(each)
             best = torch.where(error < least, ahead, best)
@@ -163,11 +167,11 @@ def train_encoder(
     def step(pictures: Tensor, noise: Tensor) -> Tensor:
         with torch.autocast(device.type, torch.bfloat16, enabled=gpu):
             passes = encoder.refine(pictures)
-        loss = pictures.new_zeros(())
+        goals, loss = between(pictures), pictures.new_zeros(())
         for index, tokens in enumerate(passes):
             spread = tokens.detach().flatten(0, 1).std(0)
-            shown = layout.pictures(tokens + config.noise * spread * noise)
-            error = (shown - pictures).square().sum() + anchor * tokens[..., :GEOMETRY].square().sum()
+            error = squared_error(layout, tokens + config.noise * spread * noise, pictures, goals, config.between).sum()
+            error = error + anchor * tokens[..., :GEOMETRY].square().sum()
             loss = loss + error / len(pictures) * 0.5 ** (len(passes) - 1 - index)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -225,6 +229,11 @@ def encoder_tensors(encoder: Encoder | None) -> dict[str, Tensor]:
     return {PREFIX + name: tensor.half() for name, tensor in state.items()}
 
 
+def encoder_config(values: Mapping[str, Any]) -> EncoderConfig:
+    """That of a file. Raises TypeError for a broken one. What is from before errors between pixels has none."""
+    return EncoderConfig(**{"between": 0.0, **values})
+
+
 def read_encoder(
     config: EncoderConfig | None, layout: Layout, tensors: Mapping[str, Tensor]
 ) -> tuple[Encoder | None, dict[str, Tensor]]:
@@ -249,7 +258,7 @@ def check(config: EncoderConfig) -> None:
         raise InputError(f"width: must be a multiple of the heads, {config.heads}, got {config.width}")
     if not 0 < config.rate < math.inf:
         raise InputError(f"rate: must be above 0, got {config.rate}")
-    for name in ("noise", "settling", "pull"):
+    for name in ("noise", "settling", "between", "pull"):
         if not 0 <= getattr(config, name) < math.inf:
             raise InputError(f"{name}: must be at least 0 and finite, got {getattr(config, name)}")
 

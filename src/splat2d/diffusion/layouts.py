@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from splat2d.errors import InputError
 from splat2d.torch import Splats
 
 GEOMETRY = 5  # fields of a token before its colour: dx, dy, da, b, dc
 SMALLEST = math.log(0.5)  # of a and c: the floor of half a pixel that every fit of splat2d keeps
+BETWEEN = 0.25  # weight of errors between pixels
+MOST = 1024  # splats unless asked for: a transformer's time grows with their square
 LARGEST = 4.0  # of da and dc, and of the other offsets of geometry times 4: beyond are only failures of a sampler
 
 
@@ -83,6 +86,11 @@ class SplatLayout:
         """What tokens [..., N, F] show: [..., H, W, C], not clamped. With gradients."""
         return self.splats(tokens).picture()
 
+    def between(self, tokens: Tensor) -> Tensor:
+        """The same half a pixel further to the right and below, where four pixels meet."""
+        splats = self.splats(tokens)
+        return replace(splats, means=splats.means - 0.5).picture()
+
     def flipped(self, tokens: Tensor) -> Tensor:
         """The tokens of the pictures mirrored left to right; exact, since the grid is symmetric."""
         signs = tokens.new_ones(self.fields)
@@ -136,6 +144,29 @@ class PatchLayout:
 Layout = SplatLayout | PatchLayout
 
 
+def between(images: Tensor) -> Tensor:
+    """Pictures [n, H, W, C] half a pixel further to the right and below, by Catmull-Rom splines; beyond edges repeated.
+
+    Keys (1981), Cubic convolution interpolation for digital image processing, with a = -1/2.
+    """
+    padded = functional.pad(images.permute(0, 3, 1, 2), (1, 2, 1, 2), mode="replicate")
+    across = (9 * (padded[..., 1:-2] + padded[..., 2:-1]) - padded[..., :-3] - padded[..., 3:]) / 16
+    down = (9 * (across[..., 1:-2, :] + across[..., 2:-1, :]) - across[..., :-3, :] - across[..., 3:, :]) / 16
+    return down.permute(0, 2, 3, 1).contiguous()
+
+
+def squared_error(layout: SplatLayout, tokens: Tensor, images: Tensor, goals: Tensor, weight: float) -> Tensor:
+    """Of what tokens [n, N, F] show of images and, at this weight, of goals = between(images), summed. [n]
+
+    Pixels alone leave open what is between them: splats as dense as one for 2x2 pixels would become dots, all halfway
+    between pixels, which meet each of them and are a lattice when enlarged.
+    """
+    error = (layout.pictures(tokens) - images).square().sum((1, 2, 3))
+    if not weight:
+        return error
+    return error + weight * (layout.between(tokens) - goals).square().sum((1, 2, 3))
+
+
 def squares(grid: Tensor, side: int) -> Tensor:
     """A grid [..., H, W, C] in squares, row by row: [..., H W / side^2, side^2 C]."""
     height, width = grid.shape[-3:-1]
@@ -147,6 +178,15 @@ def joined(tokens: Tensor, rows: int, columns: int, side: int) -> Tensor:
     """The inverse, of so many rows and columns of squares."""
     parts = tokens.unflatten(-1, (side, side, -1)).unflatten(-4, (rows, columns))
     return parts.transpose(-4, -3).flatten(-3, -2).flatten(-4, -3)
+
+
+def usual_count(height: int, width: int) -> int:
+    """A splat for every 2x2 pixels, or for larger squares where there would be more than MOST.
+
+    So many follow pictures without going far from their slots, and are hardly harder to learn than pixels are.
+    """
+    side = max(2, math.sqrt(height * width / MOST))
+    return max(1, round(height / side)) * max(1, round(width / side))
 
 
 def grid_for(count: int, height: int, width: int) -> tuple[int, int]:

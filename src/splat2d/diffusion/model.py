@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from splat2d.atomic import unreadable
-from splat2d.diffusion.encoder import Encoder, EncoderConfig, encoder_tensors, read_encoder
+from splat2d.diffusion.encoder import Encoder, encoder_config, encoder_tensors, read_encoder
 from splat2d.diffusion.flow import Denoise, Sampler, evaluations, guided, sample, times
 from splat2d.diffusion.layouts import Layout, SplatLayout, packed, unpacked
 from splat2d.diffusion.network import Denoiser, NetworkConfig
@@ -183,7 +183,7 @@ def load_model(path: Path, device: torch.device | str = "cpu") -> Model:
     try:
         layout = unpacked(header["layout"])
         config = NetworkConfig(**header["network"])
-        settings = header["encoder"] and EncoderConfig(**header["encoder"])
+        settings = header["encoder"] and encoder_config(header["encoder"])
         encoder, tensors = read_encoder(settings, layout, tensors)
         network = Denoiser(layout, header["classes"], config)
         network.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})

@@ -7,7 +7,7 @@ import json
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +23,23 @@ from splat2d.diffusion.encoder import (
     Encoder,
     EncoderConfig,
     encoded,
+    encoder_config,
     encoder_tensors,
     read_encoder,
     train_encoder,
 )
-from splat2d.diffusion.layouts import GEOMETRY, Layout, SplatLayout, grid_for, packed, unpacked
+from splat2d.diffusion.layouts import (
+    BETWEEN,
+    GEOMETRY,
+    Layout,
+    SplatLayout,
+    between,
+    grid_for,
+    packed,
+    squared_error,
+    unpacked,
+    usual_count,
+)
 from splat2d.diffusion.pictures import Pictures
 from splat2d.errors import InputError
 
@@ -40,7 +52,7 @@ AT_ONCE_ON_CPU = 1 << 20
 class BuildConfig:
     """How each picture becomes splats."""
 
-    splats: int = 100
+    splats: int | None = None  # as many as usual_count() says unless given
     steps: int = 500  # of a fit
     rate: float = 0.03  # of a fit by Adam, in units of the slot's sigma and of colour
     anchor: float = 0.002  # weight of squared offsets of geometry beside the squared error summed over pixels
@@ -89,12 +101,14 @@ def build(
     """Gives every picture its splats. progress is told how many of how many steps are done. Raises InputError."""
     config = config or BuildConfig()
     height, width, channels = pictures.size
-    for name, value in (("splats", config.splats), ("steps", config.steps)):
+    count = usual_count(height, width) if config.splats is None else config.splats
+    config = replace(config, splats=count)
+    for name, value in (("splats", count), ("steps", config.steps)):
         if value < 1:
             raise InputError(f"{name}: must be at least 1, got {value}")
     if not 0 < config.rate < math.inf or not 0 <= config.anchor < math.inf:
         raise InputError(f"rate: must be above 0, and anchor at least 0, got {config.rate} and {config.anchor}")
-    rows, columns = grid_for(config.splats, height, width)
+    rows, columns = grid_for(count, height, width)
     # The middle colour; of pictures on a plain ground that of the ground, where splats then have nothing to do.
     middle = np.median(pictures.images[:: max(1, len(pictures) // 5000)], axis=(0, 1, 2)) / 255
     layout = SplatLayout(height, width, channels, rows, columns, tuple(float(value) for value in middle))
@@ -179,13 +193,13 @@ def fit_tokens(
     tokens = start.clone().requires_grad_()
     fused = images.device.type == "cuda"
     optimizer = torch.optim.Adam([tokens], lr=config.rate, betas=(0.9, 0.99), eps=1e-8, fused=fused)
-    smallest = math.log(0.5 / layout.sigma)
+    smallest, goals = math.log(0.5 / layout.sigma), between(images)
     for step in range(config.steps):
         optimizer.param_groups[0]["lr"] = config.rate * (
             0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * step / config.steps))
         )
         optimizer.zero_grad()
-        error = (layout.pictures(tokens) - images).square().sum()
+        error = squared_error(layout, tokens, images, goals, BETWEEN).sum()
         (error + config.anchor * tokens[..., :GEOMETRY].square().sum()).backward()
         optimizer.step()
         with torch.no_grad():
@@ -236,7 +250,7 @@ def load_splats(path: Path) -> SplatSet:
         layout = unpacked(header["layout"])
         names = tuple(header["names"])
         fields = dict(header["config"])
-        fields["encoder"] = fields["encoder"] and EncoderConfig(**fields["encoder"])
+        fields["encoder"] = fields["encoder"] and encoder_config(fields["encoder"])
         config = BuildConfig(**fields)
         encoder, tensors = read_encoder(config.encoder, layout, tensors)
         arrays = {name: tensors[name].numpy() for name in ("images", "labels", "test")}
