@@ -420,6 +420,7 @@ def test_the_public_names(needed):
 
 def test_defaults_are_those_of_the_configurations(needed):
     from splat2d.diffusion import BuildConfig, NetworkConfig, SampleConfig, TrainConfig
+    from splat2d.diffusion.encoder import EncoderConfig
 
     pairs = (
         (diffusion_cli.Build, (BuildConfig(),), {"steps", "rate", "encoder"}),
@@ -433,3 +434,5 @@ def test_defaults_are_those_of_the_configurations(needed):
             for each in fields(config):
                 if each.name not in without:
                     assert options[each.name] == getattr(config, each.name), (command, each.name)
+    build = {each.name: each.default for each in fields(diffusion_cli.Build)}
+    assert build["passes"] == EncoderConfig().passes and build["settling"] == EncoderConfig().settling
