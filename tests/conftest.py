@@ -44,4 +44,4 @@ def digit_splats(digit_pictures):
     """Sixteen splats for each digit, quickly fitted."""
     from splat2d.diffusion.splatset import BuildConfig, build
 
-    return build(digit_pictures, BuildConfig(splats=16, steps=60, rate=0.05))
+    return build(digit_pictures, BuildConfig(splats=16, steps=100, rate=0.05))

@@ -149,7 +149,7 @@ def test_digits_as_splats(digit_pictures, digit_splats):
     assert digit_splats.layout.background == (np.median(digit_pictures.images) / 255,)
     assert len(digit_splats.part(False)) == 1200 and len(digit_splats.part(True)) == 597
     for test in (False, True):
-        assert floor_psnr(digit_splats, test) > 26
+        assert floor_psnr(digit_splats, test) > 28
     shown = rendered(digit_splats.layout, digit_splats.tokens)
     errors = np.square((shown.astype(float) - digit_pictures.images) / 255).mean((1, 2, 3))
     test = digit_pictures.test

@@ -101,8 +101,8 @@ class Encoder(nn.Module):
                 error = error + self.config.pull * ahead.square().sum((1, 2))
                 (slope,) = torch.autograd.grad(error.sum(), ahead)
             ahead, error = ahead.detach(), error.detach().view(each)
-            best = torch.where(error < least, ahead, best)
-            least = torch.where(error < least, error, least)
+            better = error < least
+            best, least = torch.where(better, ahead, best), torch.where(better, error, least)
             astray = ~(error <= ASTRAY * least)  # also where the error is no number
             rate = torch.where(astray, rate / 2, rate)
             age = torch.where(astray, 0.0, age + 1)
@@ -167,7 +167,8 @@ def train_encoder(
     def step(pictures: Tensor, noise: Tensor) -> Tensor:
         with torch.autocast(device.type, torch.bfloat16, enabled=gpu):
             passes = encoder.refine(pictures)
-        goals, loss = between(pictures), pictures.new_zeros(())
+        goals = between(pictures)
+        loss = pictures.new_zeros(())
         for index, tokens in enumerate(passes):
             spread = tokens.detach().flatten(0, 1).std(0)
             error = squared_error(layout, tokens + config.noise * spread * noise, pictures, goals, config.between).sum()

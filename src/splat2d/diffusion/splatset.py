@@ -193,7 +193,8 @@ def fit_tokens(
     tokens = start.clone().requires_grad_()
     fused = images.device.type == "cuda"
     optimizer = torch.optim.Adam([tokens], lr=config.rate, betas=(0.9, 0.99), eps=1e-8, fused=fused)
-    smallest, goals = math.log(0.5 / layout.sigma), between(images)
+    smallest = math.log(0.5 / layout.sigma)
+    goals = between(images)
     for step in range(config.steps):
         optimizer.param_groups[0]["lr"] = config.rate * (
             0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * step / config.steps))
